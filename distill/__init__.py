@@ -1,0 +1,20 @@
+"""The distillation loop: experiments, stages, steps, data, checkpoints, reports."""
+
+from distill.experiment import Experiment, Learner, Stage
+from distill.launch import launch
+from distill.mesh import Mesh
+from distill.optim import AdamW, Muon, WarmupCosine, WarmupStableDecay
+from distill.run import load_run
+
+__all__ = [
+    "AdamW",
+    "Experiment",
+    "Learner",
+    "Mesh",
+    "Muon",
+    "Stage",
+    "WarmupCosine",
+    "WarmupStableDecay",
+    "launch",
+    "load_run",
+]

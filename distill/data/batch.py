@@ -1,0 +1,53 @@
+"""A batch: what a training step reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from models.layout import Layout
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """Rows of packed documents. Arrays are [b, t], or [a, b, t] when a step accumulates over `a` micro-batches."""
+
+    __no_type_check__ = True  # numpy from the loader, jax in a step; and jax rebuilds it with shardings at its leaves
+
+    tokens: Int[Array, "... b t"]
+    """ids that the model reads"""
+    labels: Int[Array, "... b t"]
+    """the id that follows each of `tokens`"""
+    mask: Bool[Array, "... b t"]
+    """True where the label counts: it belongs to the same document as its token, and neither is padding"""
+    segments: Int[Array, "... b t"]
+    """document of each token, numbered from 1 within a row; 0 is padding"""
+    positions: Int[Array, "... b t"]
+    """place of each token within the piece of its document that the row holds, from 0"""
+
+    @classmethod
+    def of_rows(cls, rows: Mapping[str, Int[np.ndarray, "b t1"]], pad: int) -> "Batch":
+        """Cut rows of t + 1 tokens, as grain packs them, into tokens and the labels one place to their right.
+
+        Args:
+          rows: `tokens`, `tokens_segment_ids` (0 is padding) and `tokens_positions`, each [b, t + 1].
+          pad: the id to put where there is no text.
+        """
+        segments, positions = rows["tokens_segment_ids"], rows["tokens_positions"]
+        tokens = np.where(segments > 0, rows["tokens"], np.int32(pad))
+        fields: dict[str, Any] = {
+            "tokens": tokens[:, :-1],
+            "labels": tokens[:, 1:],
+            "mask": (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0),
+            "segments": segments[:, :-1],
+            "positions": positions[:, :-1],
+        }
+        return cls(**fields)
+
+    def layout(self) -> Layout:
+        """Where each token stands, for attention."""
+        return Layout.packed(self.positions, self.segments)

@@ -1,0 +1,69 @@
+"""Held-out figures: sums over fixed batches, divided once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from distill.data.batch import Batch
+from distill.state import Weights
+from distill.teacher import Teacher
+from losses import Distill, NoGate, Tally
+from models.llama4 import Execution
+
+_YARDSTICK = Distill(gate=NoGate())  # plain forward KL and cross-entropy at temperature 1, whatever was trained on
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model is worth on held-out text."""
+
+    cross_entropy: float
+    """nats per label"""
+    accuracy: float
+    """share of labels that are the model's first choice"""
+    kl: float | None
+    """nats per label from the teacher's distribution to the model's; None without a teacher"""
+    agreement: float | None
+    """share of positions where the model's and the teacher's first choices agree; None without a teacher"""
+    load: tuple[tuple[float, ...], ...]
+    """share of tokens per expert, a row per mixture-of-experts layer"""
+    labels: int
+
+
+@jax.jit(static_argnames="execution")
+def _look(
+    weights: Weights, teacher: Teacher, batch: Batch, execution: Execution
+) -> tuple[dict[str, Tally], Float[Array, "l e"]]:
+    hidden, routing = weights.model(batch.tokens, batch.layout(), weights.bias, execution)
+    head = weights.model.head[...].astype(hidden.dtype)
+    signal = teacher.signal(batch)
+    _, metrics = _YARDSTICK(hidden, head, signal, batch.labels, batch.mask, batch.segments, jnp.zeros(()))
+    return metrics, routing.counts
+
+
+def evaluate(weights: Weights, teacher: Teacher, batches: Sequence[Batch], execution: Execution) -> Score:
+    """Score a model on `batches` (arrays [b, t]), beside `teacher` where there is one.
+
+    Raises:
+      ValueError: there is nothing to evaluate on.
+    """
+    if not batches:
+        raise ValueError("no held-out batches: set --held-out to at least 1 and give the corpus a held-out split")
+    sums, load = _look(weights, teacher, batches[0], execution)
+    for batch in batches[1:]:
+        sums, load = jax.tree.map(jnp.add, (sums, load), _look(weights, teacher, batch, execution))
+    mean = {name: float(tally.mean()) for name, tally in sums.items()}
+    counts = np.asarray(load, np.float64)
+    shares = counts / np.maximum(counts.sum(-1, keepdims=True), 1.0)
+    return Score(
+        cross_entropy=mean["hard"],
+        accuracy=mean["accuracy"],
+        kl=mean.get("soft"),
+        agreement=mean.get("agreement"),
+        load=tuple(tuple(float(x) for x in row) for row in shares),
+        labels=int(sums["hard"].count),
+    )

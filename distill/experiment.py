@@ -1,0 +1,153 @@
+"""An experiment: a corpus, a mesh and a tuple of stages. The experiment is its own configuration."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from distill.checkpoint import Retention
+from distill.data.source import Herd, Source
+from distill.mesh import Mesh
+from distill.optim import AdamW, Optimizer
+from losses import Distill, RouterHealth
+from models.config import Config
+from models.llama4 import Execution
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """A model that learns: what it is, what it minimises, how it moves. Its name seeds its initial weights."""
+
+    name: str
+    model: Config
+    loss: Distill = field(default_factory=Distill)
+    router: RouterHealth = field(default_factory=RouterHealth)
+    optimizer: Optimizer = field(default_factory=AdamW)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A number of optimizer steps in which learners learn side by side from the same batches and one teacher pass."""
+
+    name: str
+    learners: tuple[Learner, ...]
+    steps: int
+    teacher: str | None = None
+    """name of a learner of an earlier stage, frozen; None: hard labels only"""
+    rows: int = 8
+    """rows of a batch over all devices"""
+    length: int = 128
+    """tokens of a row"""
+    accumulate: int = 1
+    """micro-batches a batch is cut into; gradients and counts are summed, divided once"""
+    stream: int = 0
+    """stages of one stream see the same batches in the same order"""
+    log_every: int = 10
+    """optimizer steps between lines of metrics.jsonl"""
+    save_every: int = 100
+    """optimizer steps between checkpoints, each with a look at held-out text"""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens each learner sees in the stage."""
+        return self.steps * self.rows * self.length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One question. `name` is its run folder's; `stages` run in order; every number follows from `seed`."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    corpus: Source = field(default_factory=Herd)
+    mesh: Mesh = field(default_factory=Mesh)
+    execution: Execution = field(default_factory=Execution)
+    retention: Retention = field(default_factory=Retention)
+    held_out: int = 64
+    """batches of held-out text behind every final figure"""
+    glance: int = 4
+    """batches of held-out text looked at with every checkpoint"""
+    compare: tuple[str, str] | None = None
+    """two stages with learners of the same names: paired differences of held-out cross-entropy, first minus second"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        earlier: dict[str, Learner] = {}
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"stages are named {names}; an experiment needs at least one, each with its own name")
+        for stage in self.stages:
+            _check_stage(stage, earlier, self.mesh)
+            earlier |= {learner.name: learner for learner in stage.learners}
+        if self.compare is not None and not set(self.compare) <= set(names):
+            raise ValueError(f"compare={self.compare} names a stage that is not among {names}")
+
+    def teacher_of(self, name: str) -> str | None:
+        """Who teaches the learner of this name, in whichever stage: its twins without a teacher are held against it."""
+        return next((s.teacher for s in self.stages if s.teacher and name in [one.name for one in s.learners]), None)
+
+    def stage_of(self, name: str) -> Stage:
+        """The first stage in which the learner of this name learns: where a teacher's weights come from."""
+        return next(stage for stage in self.stages if name in [learner.name for learner in stage.learners])
+
+    def tiny(self) -> "Experiment":
+        """The same experiment in about a minute on a laptop: same stages and kinds of layer, few steps, small models."""
+        return dataclasses.replace(
+            self,
+            name=f"{self.name}-tiny",
+            stages=tuple(_tiny_stage(stage) for stage in self.stages),
+            mesh=Mesh(),
+            held_out=2,
+            glance=1,
+        )
+
+
+def _tiny_stage(stage: Stage) -> Stage:
+    learners = tuple(dataclasses.replace(learner, model=learner.model.tiny()) for learner in stage.learners)
+    length = min(stage.length, 64, *(learner.model.max_positions for learner in learners))
+    steps = min(stage.steps, 12)
+    return dataclasses.replace(
+        stage, learners=learners, steps=steps, rows=4, length=length, accumulate=min(stage.accumulate, 2), log_every=2, save_every=4
+    )
+
+
+def _check_stage(stage: Stage, earlier: dict[str, Learner], mesh: Mesh) -> None:
+    """Refuse at the door what would fail, or mislead, later."""
+    where = f"stage {stage.name!r}"
+    for name in ("steps", "rows", "accumulate", "log_every", "save_every"):
+        value = vars(stage)[name]
+        if value < 1:
+            raise ValueError(f"{where}: {name} is {value}; it must be at least 1")
+    names = [learner.name for learner in stage.learners]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{where} has learners {names}; it needs at least one, each with its own name")
+    if stage.rows % stage.accumulate:
+        raise ValueError(f"{where}: {stage.rows} rows do not divide into accumulate={stage.accumulate} micro-batches")
+    mesh.check_rows(stage.rows // stage.accumulate)
+    for learner in stage.learners:
+        model = learner.model
+        if stage.length > model.max_positions:
+            raise ValueError(
+                f"{where}: rows of {stage.length} tokens are longer than the {model.max_positions} positions of "
+                f"{learner.name!r}; set --stages.N.length {model.max_positions} or raise model.max_positions"
+            )
+        if learner.name in earlier and earlier[learner.name].model != model:
+            raise ValueError(f"{where}: {learner.name!r} has another architecture in an earlier stage; give it another name")
+    _check_teacher(stage, earlier)
+
+
+def _check_teacher(stage: Stage, earlier: dict[str, Learner]) -> None:
+    if stage.teacher is None:
+        return
+    where = f"stage {stage.name!r}"
+    if stage.teacher not in earlier:
+        raise ValueError(f"{where}: teacher {stage.teacher!r} is not a learner of an earlier stage; there are {sorted(earlier)}")
+    teacher = earlier[stage.teacher].model
+    if stage.length > teacher.max_positions:
+        raise ValueError(
+            f"{where}: rows of {stage.length} tokens are longer than the {teacher.max_positions} positions of teacher {stage.teacher!r}"
+        )
+    for learner in stage.learners:
+        if learner.model.vocab != teacher.vocab:
+            raise ValueError(
+                f"{where}: teacher {stage.teacher!r} has a vocabulary of {teacher.vocab}, student {learner.name!r} of "
+                f"{learner.model.vocab}; a token must mean the same to both: use one tokenizer and one vocabulary"
+            )

@@ -1,0 +1,165 @@
+"""From a command line to finished runs: parse, train every stage of every seed, evaluate, report."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from distill import ceiling
+from distill.data.loader import Loader
+from distill.evaluate import evaluate
+from distill.experiment import Experiment, Stage
+from distill.loop import Interrupted, Room, on_mesh, run_stage, stopping
+from distill.metrics import Metrics
+from distill.run import open_run, write_json
+from distill.statistics import paired
+from models import cost
+
+
+@dataclass(frozen=True)
+class Options:
+    """An experiment as the command line left it, and how to launch it."""
+
+    experiment: Experiment
+    seeds: int
+    folder: Path
+    quiet: bool
+
+    def seeded(self) -> list[tuple[Path, Experiment]]:
+        """A run folder and an experiment per seed."""
+        first = self.experiment.seed
+        return [
+            (self.folder if n == 0 else self.folder.with_name(f"{self.folder.name}-seed{first + n}"), replace(self.experiment, seed=first + n))
+            for n in range(self.seeds)
+        ]
+
+
+def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
+    """Options from the command line; the experiment's own values are the defaults.
+
+    Raises:
+      SystemExit: `--help`, or an unknown option or bad value, after a message with the nearest options that exist.
+    """
+    import tyro
+
+    default = experiment.tiny() if "--tiny" in arguments else experiment
+
+    def options(
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = default,
+        *,
+        tiny: bool = False,
+        seeds: int = 1,
+        run: Path | None = None,
+        quiet: bool = False,
+    ) -> Options:
+        """Run this experiment. Every field is an option, by its dotted path.
+
+        Args:
+            experiment: the experiment.
+            tiny: shrink it to about a minute on a laptop; other options apply on top.
+            seeds: how many runs, with consecutive seeds, each in a folder of its own.
+            run: the run folder (default: runs/ and the experiment's name); the same command goes on where it was.
+            quiet: no progress bars.
+        """
+        if seeds < 1:
+            raise ValueError(f"--seeds is {seeds}; it must be at least 1")
+        return Options(experiment, seeds, run or Path("runs") / experiment.name, quiet)
+
+    config = (tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff)
+    return tyro.cli(options, args=list(arguments), config=config)
+
+
+def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
+    """The main function of an experiment file. Ends the process with 1 after a clear error, with 130 when interrupted."""
+    from distill.report import print_table, write_report
+
+    try:
+        options = parse(experiment, sys.argv[1:] if arguments is None else arguments)
+        results = [run_experiment(each, folder, quiet=options.quiet) for folder, each in options.seeded()]
+        merged = merge(results, options.experiment)
+        write_json(options.folder / "results.json", merged)
+        page = write_report(options.folder)
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+    except Interrupted as stop:
+        print(f"{stop}; the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    print_table(merged)
+    print(f"\nreport: {page}")
+
+
+def run_experiment(experiment: Experiment, folder: Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Train all stages in `folder`, or go on with them, then evaluate; what it returns is also in results.json."""
+    check_vocabulary(experiment)
+    with open_run(folder, experiment) as run, Metrics(run.path) as metrics, stopping() as stop:
+        manifest = experiment.corpus.manifest()
+        write_json(run.path / "manifest.json", asdict(manifest))
+        limit = ceiling.measure(experiment.execution.dtype, experiment.mesh.size)
+        room = Room(experiment, run, metrics, limit, stop, quiet)
+        for stage in experiment.stages:
+            run_stage(room, stage)
+        rows = [row for stage in experiment.stages for row in score(room, stage)]
+        now = datetime.now(UTC).date().isoformat()
+        alone = {"corpus": manifest.hash, "date": now, "seeds": [experiment.seed], "models": rows, "paired": []}
+        results = merge([alone], experiment)
+        run.write_results(results)
+    return results
+
+
+def score(room: Room, stage: Stage) -> list[dict[str, Any]]:
+    """A row of results per learner of a finished stage: held-out figures, sizes, tokens, seconds."""
+    experiment = room.experiment
+    batches = on_mesh(room.loader(stage).held_out_batches(experiment.corpus, experiment.held_out), experiment.mesh.build())
+    seconds = sum(line["seconds"] for line in room.run.timings() if line["stage"] == stage.name)
+    rows = []
+    for learner in stage.learners:
+        teacher = room.teacher(experiment.teacher_of(learner.name))
+        found = evaluate(room.weights(stage, learner.name), teacher, batches, experiment.execution)
+        row = {"seed": experiment.seed, "stage": stage.name, "name": learner.name}
+        row |= {name: value for name, value in asdict(found).items() if name != "load"}
+        size = {"parameters": cost.total(learner.model), "active": cost.active(learner.model)}
+        rows.append(row | size | {"tokens": stage.tokens, "seconds": seconds, "expert_load": found.load})
+    return rows
+
+
+def merge(results: Sequence[dict[str, Any]], experiment: Experiment) -> dict[str, Any]:
+    """The results of several seeds as one, with paired differences between the stages to compare."""
+    corpora = {each["corpus"] for each in results}
+    if len(corpora) > 1:
+        raise ValueError(f"the seeds ran on different corpora {sorted(corpora)}: their figures cannot be paired; run them again")
+    rows = [row for each in results for row in each["models"]]
+    return {
+        "corpus": results[0]["corpus"],
+        "date": results[-1]["date"],
+        "seeds": [seed for each in results for seed in each["seeds"]],
+        "models": rows,
+        "paired": [] if experiment.compare is None else compare(rows, *experiment.compare),
+    }
+
+
+def compare(rows: Sequence[dict[str, Any]], first: str, second: str) -> list[dict[str, Any]]:
+    """Paired differences of held-out cross-entropy between learners of one name in two stages, first minus second."""
+
+    def values(stage: str, name: str) -> list[float]:
+        return [row["cross_entropy"] for row in rows if row["stage"] == stage and row["name"] == name]
+
+    names = dict.fromkeys(row["name"] for row in rows if row["stage"] == first)
+    found = {name: paired(values(first, name), values(second, name)) for name in names if values(second, name)}
+    return [
+        {"name": name, "difference": each.mean, "interval": each.interval, "wins": each.wins, "n": each.n}
+        for name, each in found.items()
+    ]
+
+
+def check_vocabulary(experiment: Experiment) -> None:
+    """Refuse models whose vocabulary is not the tokenizer's."""
+    for stage in experiment.stages:
+        tokens = Loader(rows=stage.rows, length=stage.length).tokenizer.vocab
+        for learner in stage.learners:
+            if learner.model.vocab != tokens:
+                raise ValueError(
+                    f"stage {stage.name!r}: {learner.name!r} has a vocabulary of {learner.model.vocab}, the tokenizer of "
+                    f"{tokens}; set --stages.N.learners.M.model.vocab {tokens}"
+                )

@@ -1,0 +1,226 @@
+"""The loop of a stage: batches in, steps, lines of metrics, checkpoints. Stops and goes on where it was, bit for bit."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from einops import rearrange
+
+from distill import mesh as meshes
+from distill.ceiling import Ceiling
+from distill.checkpoint import Checkpoints
+from distill.data.batch import Batch
+from distill.data.loader import Loader
+from distill.evaluate import Score, evaluate
+from distill.experiment import Experiment, Stage
+from distill.metrics import Metrics
+from distill.progress import Progress
+from distill.retention import check_space, estimate
+from distill.run import Run
+from distill.state import State, Weights, abstract, create, parts, whole
+from distill.step import Step
+from distill.teacher import LiveTeacher, Silent, Teacher
+
+PATIENCE = 3
+"""consecutive steps without a finite update after which a run stops"""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, saved a checkpoint and stopped."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the stages of a run share."""
+
+    experiment: Experiment
+    run: Run
+    metrics: Metrics
+    ceiling: Ceiling
+    stop: threading.Event
+    quiet: bool = False
+
+    def loader(self, stage: Stage) -> Loader:
+        """Stages of one stream draw the same batches."""
+        return Loader(rows=stage.rows, length=stage.length, seed=self.experiment.seed * 1000 + stage.stream)
+
+    def weights(self, stage: Stage, name: str) -> Weights:
+        """The learner `name` as `stage` left it."""
+        learner = next(learner for learner in stage.learners if learner.name == name)
+        shapes = abstract(learner, stage.steps, self.experiment.mesh.build())
+        with Checkpoints(self.run.checkpoints(stage.name), writable=False) as checkpoints:
+            found = checkpoints.restore({name: {"weights": shapes.weights}}, step=stage.steps)
+        return found.trees[name]["weights"]
+
+    def teacher(self, name: str | None) -> Teacher:
+        """The learner `name` as its stage left it, to listen to; silence for None."""
+        if name is None:
+            return Silent()
+        return LiveTeacher(self.weights(self.experiment.stage_of(name), name), self.experiment.execution)
+
+
+def run_stage(room: Room, stage: Stage) -> None:
+    """Train the stage's learners to its last step, from wherever an earlier process left them.
+
+    Raises:
+      Interrupted: asked to stop; a checkpoint of this very step is on disk.
+      FloatingPointError: three updates in a row were not finite; the last good checkpoint stays.
+    """
+    mesh = room.experiment.mesh.build()
+    shapes = {learner.name: abstract(learner, stage.steps, mesh) for learner in stage.learners}
+    folder, retention = room.run.checkpoints(stage.name), room.experiment.retention
+    check_space(folder, estimate(shapes, retention, stage.steps))
+    batches = room.loader(stage).batches(room.experiment.corpus)
+    with Checkpoints(folder, retention) as checkpoints:
+        states, start = _begin(room, stage, checkpoints, shapes, batches, mesh)
+        if start < stage.steps:
+            _advance(room, stage, checkpoints, states, start, batches, mesh)
+
+
+def _begin(
+    room: Room, stage: Stage, checkpoints: Checkpoints, shapes: dict[str, State], batches: Any, mesh: jax.sharding.Mesh
+) -> tuple[tuple[State, ...], int]:
+    """States and the steps already taken: those of the newest whole checkpoint, or newborn ones."""
+    names = [each.name for each in room.experiment.stages]
+    if not checkpoints.steps():
+        room.metrics.cut(stage.name, -1, names)
+        return tuple(create(learner, stage.steps, mesh, room.experiment.seed) for learner in stage.learners), 0
+    found = checkpoints.restore({name: parts(state) for name, state in shapes.items()}, data=batches)
+    if found.step < stage.steps:  # a finished stage keeps its lines and those of the stages after it
+        room.metrics.cut(stage.name, found.step, names)
+    return tuple(whole(found.trees[learner.name]) for learner in stage.learners), found.step
+
+
+def _advance(
+    room: Room,
+    stage: Stage,
+    checkpoints: Checkpoints,
+    states: tuple[State, ...],
+    start: int,
+    batches: Iterator[Batch],
+    mesh: jax.sharding.Mesh,
+) -> None:
+    """The loop itself."""
+    step = jax.jit(Step(stage.learners, stage.steps, room.experiment.execution), donate_argnums=0)
+    teacher = room.teacher(stage.teacher)
+    glance = on_mesh(room.loader(stage).held_out_batches(room.experiment.corpus, room.experiment.glance), mesh)
+    clock = _Clock(room, stage, start)
+    before = None
+    with Progress(stage.steps, stage.name, start, quiet=room.quiet) as bar:
+        for number in range(start + 1, stage.steps + 1):
+            batch = _put(next(batches), stage.accumulate, mesh)
+            states, metrics = step(states, teacher, batch)
+            _check_finite(stage, before)  # the step before: this one is still under way
+            before = metrics
+            last = number == stage.steps or room.stop.is_set()
+            if number % stage.log_every == 0 or number in (1, stage.steps):
+                values = {name: float(tally.mean()) for name, tally in sorted(jax.device_get(metrics).items())}
+                room.metrics.write(stage.name, number, kind="train", **values)
+                clock.line(number)
+                bar.update(number, loss=values[f"{stage.learners[0].name}/hard"], tokens=clock.tokens)
+            if number % stage.save_every == 0 or last:
+                _check_finite(stage, metrics)
+                _save(room, stage, checkpoints, states, teacher, number, batches, glance)
+            if room.stop.is_set() and number < stage.steps:
+                checkpoints.wait()
+                raise Interrupted(f"stopped in stage {stage.name} after step {number} of {stage.steps}")
+
+
+def _save(
+    room: Room,
+    stage: Stage,
+    checkpoints: Checkpoints,
+    states: tuple[State, ...],
+    teacher: Teacher,
+    number: int,
+    batches: Any,
+    glance: list[Batch],
+) -> None:
+    """A look at held-out text where one is due, then a checkpoint, scored by what was seen."""
+    score = None
+    if number % stage.save_every == 0 or number == stage.steps:
+        looks = {
+            learner.name: evaluate(state.weights, teacher, glance, room.experiment.execution)
+            for learner, state in zip(stage.learners, states, strict=True)
+        }
+        room.metrics.write(stage.name, number, kind="held_out", **_flat(looks))
+        score = float(np.mean([look.cross_entropy for look in looks.values()]))
+    room.metrics.flush()
+    trees = {learner.name: parts(state) for learner, state in zip(stage.learners, states, strict=True)}
+    checkpoints.save(number, trees, data=batches, score=score)
+
+
+def _flat(looks: dict[str, Score]) -> dict[str, float]:
+    fields = ("cross_entropy", "accuracy", "kl", "agreement")
+    found = {f"{name}/{field}": vars(look)[field] for name, look in looks.items() for field in fields}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _put(batch: Batch, accumulate: int, mesh: jax.sharding.Mesh) -> Batch:
+    """Host arrays [a * b, t] as device arrays [a, b, t], rows over the mesh."""
+    cut = jax.tree.map(lambda x: rearrange(x, "(a b) t -> a b t", a=accumulate), batch)
+    return jax.device_put(cut, meshes.rows(mesh, leading=1))
+
+
+def on_mesh(batches: list[Batch], mesh: jax.sharding.Mesh) -> list[Batch]:
+    """Host batches on the devices, rows over the mesh."""
+    return [jax.device_put(batch, meshes.rows(mesh)) for batch in batches]
+
+
+def _check_finite(stage: Stage, metrics: Any) -> None:
+    """Stop after three updates in a row that were not finite: by then it is no accident."""
+    for learner in stage.learners if metrics is not None else ():
+        skipped = int(metrics[f"{learner.name}/skipped"].total)
+        if skipped >= PATIENCE:
+            raise FloatingPointError(
+                f"stage {stage.name}: the last {skipped} updates of {learner.name!r} were not finite and were not made; "
+                f"the last good checkpoint stays. Lower its learning rate (--stages.N.learners.M.optimizer.rate.peak), "
+                f"or look with `python -m distill.diagnose`; then start again"
+            )
+
+
+class _Clock:
+    """Lines of timings.jsonl: seconds, tokens per second and the share of the measured ceiling they amount to."""
+
+    def __init__(self, room: Room, stage: Stage, start: int) -> None:
+        self._room, self._stage, self._number = room, stage, start
+        self._last = time.monotonic()
+        self._flops = room.ceiling.flops(room.experiment, stage)
+        self.tokens = 0
+
+    def line(self, number: int) -> None:
+        """The line of the steps since the last one; a process's first step has one of its own, as it compiles."""
+        now = time.monotonic()
+        steps, seconds = number - self._number, now - self._last
+        self._number, self._last = number, now
+        self.tokens = steps * self._stage.rows * self._stage.length
+        values = {"seconds": seconds, "tokens_per_second": self.tokens / seconds}
+        mfu = self._room.ceiling.share(self._flops * self.tokens / seconds)
+        self._room.metrics.time(self._stage.name, number, **values, mfu=mfu)
+
+
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, so that a stage can save and stop; a second Ctrl-C stops at once."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    old = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for each, handler in old.items():
+            signal.signal(each, handler)

@@ -1,0 +1,206 @@
+"""The folder of a run: everything about it is in there, and it is complete on its own.
+
+    runs/<name>/
+        config.json         the resolved experiment; written before step 0
+        environment.json    versions, git commit and devices of every process that worked on it
+        manifest.json       the data it was trained on
+        metrics.jsonl       what the experiment determines; timings.jsonl: what the machine does
+        checkpoints/<stage>/<step>/
+        results.json        the figures at the end; report.html and figures/ show them
+
+In a notebook: `run = load_run("runs/herd")`, then `run.config`, `run.metrics()`, `run.results`.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill.environment import changed, environment
+from distill.metrics import read
+from distill.resolved import differences, to_json
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, to read from. Tables for pandas: `pandas.DataFrame(run.metrics())`."""
+
+    path: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved experiment, {"schema": 1, "class": ..., field: ...}, as `distill.resolved.to_json` wrote it."""
+        config = _read_json(self.path / "config.json")
+        if not isinstance(config, dict) or config.get("schema") != SCHEMA:
+            found = config.get("schema") if isinstance(config, dict) else None
+            raise ValueError(
+                f"{self.path / 'config.json'} has schema {found!r}, this version reads {SCHEMA}; use the version "
+                "of the project that wrote it (its commit is in environment.json), or another --run folder"
+            )
+        return config
+
+    @property
+    def environment(self) -> list[dict[str, Any]]:
+        """Versions, git commit and devices of the run, the first start first; a restart adds one when they differ."""
+        return _read_json(self.path / "environment.json")
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The figures at the end of the run."""
+        if not (self.path / "results.json").exists():
+            raise ValueError(f"{self.path} has no results.json yet: start the run again and let it finish")
+        return _read_json(self.path / "results.json")
+
+    @property
+    def figures(self) -> Path:
+        """The folder of figures."""
+        return self.path / "figures"
+
+    def checkpoints(self, stage: str) -> Path:
+        """The folder of a stage's checkpoints."""
+        return self.path / "checkpoints" / stage
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: what the experiment determines."""
+        return read(self.path / "metrics.jsonl")
+
+    def timings(self) -> list[dict[str, Any]]:
+        """The lines of timings.jsonl: wall-clock times and speeds."""
+        return read(self.path / "timings.jsonl")
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Writes results.json, whole or not at all."""
+        write_json(self.path / "results.json", results)
+
+
+def load_run(path: str | Path) -> Run:
+    """The run in folder `path`, to read from.
+
+    Raises:
+        ValueError: there is no run in it, or it was written by a version with another schema.
+    """
+    run = Run(Path(path))
+    if not (run.path / "config.json").exists():
+        beside = sorted(other.parent.name for other in run.path.parent.glob("*/config.json"))
+        raise ValueError(f"{run.path} is not a run folder: it has no config.json; the runs beside it are {beside}")
+    _ = run.config
+    return run
+
+
+@contextmanager
+def open_run(path: str | Path, experiment: Any, *, primary: bool = True) -> Iterator[Run]:
+    """Creates the run folder `path`, or opens it to go on; held alone by this process until the block ends.
+
+    Args:
+        path: the folder.
+        experiment: a frozen dataclass, the resolved experiment; it must be the one the folder was made for.
+        primary: False in all processes of a run but one: they neither write nor hold anything.
+
+    Raises:
+        ValueError: the folder is of another experiment (the fields that differ are listed), is not a run folder, or
+            another process is at work in it.
+    """
+    run = Run(Path(path).absolute())
+    if not primary:
+        yield run
+        return
+    config = {"schema": SCHEMA, **to_json(experiment)}
+    _check_folder(run.path)
+    run.path.mkdir(parents=True, exist_ok=True)
+    with _alone(run.path):
+        now = environment()
+        if (run.path / "config.json").exists():
+            _check_same(run, config)
+            _note_environment(run, now)
+        else:  # config.json last: a folder that has it is complete
+            write_json(run.path / "environment.json", [now])
+            write_json(run.path / "config.json", config)
+        yield run
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as JSON, so that at any moment the file is the old one or the new one, on the disk, whole."""
+    beside = path.with_name(f".{path.name}.tmp")
+    with open(beside, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename too
+    finally:
+        os.close(folder)
+
+
+def _check_folder(path: Path) -> None:
+    """A folder with files but without config.json is not one of ours: keep out of it."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; a run needs a folder: name another with --run")
+    if not path.exists() or (path / "config.json").exists():
+        return
+    others = sorted(one.name for one in path.iterdir() if one.name != "environment.json" and one.name[0] != ".")
+    if others:
+        raise ValueError(
+            f"{path} is not empty and not a run folder (it holds {', '.join(others[:5])} and no config.json); name "
+            "another with --run"
+        )
+
+
+def _check_same(run: Run, config: dict[str, Any]) -> None:
+    found = differences(run.config, config)
+    if found:
+        lines = "".join(f"\n  {difference}" for difference in found)
+        raise ValueError(
+            f"{run.path} is a run of another experiment; these fields differ, old -> new:{lines}\nUse another --run "
+            f"folder, or delete {run.path} to start over"
+        )
+
+
+def _note_environment(run: Run, now: dict[str, Any]) -> None:
+    known = run.environment if (run.path / "environment.json").exists() else []
+    if any(not changed(one, now) for one in known):
+        return
+    if known:
+        lines = "; ".join(str(difference) for difference in changed(known[-1], now))
+        warnings.warn(
+            f"{run.path} goes on in another environment ({lines}): numbers may differ", RuntimeWarning, stacklevel=4
+        )
+    write_json(run.path / "environment.json", [*known, now])
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Holds the lock of the folder; the system lets go of it when the process ends, however it ends."""
+    file = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(file, 200).decode() or "another process"
+            raise ValueError(
+                f"{path} is in use by {holder}; wait until it is done, stop it, or name another folder with --run"
+            ) from error
+        os.ftruncate(file, 0)
+        os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        os.close(file)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}); put back a copy of it, or name another --run folder"
+        ) from error

@@ -1,0 +1,107 @@
+"""The training step: one teacher pass, every learner's gradient, every learner's update. Pure."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from distill.data.batch import Batch
+from distill.experiment import Learner
+from distill.state import State, Weights, optimizer
+from distill.teacher import Teacher
+from losses import Signal, Tally
+from models.llama4 import Execution, Llama4
+
+Metrics = dict[str, Tally]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Slope:
+    """What a micro-batch adds up to; sums of these are divided once, by the number of labels."""
+
+    gradient: Llama4
+    metrics: Metrics
+    load: Float[Array, "l e"]
+    """valid tokens every expert of every MoE layer received"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """`step(states, teacher, batch)`: the function a stage repeats, for one learner or many."""
+
+    learners: tuple[Learner, ...]
+    steps: int
+    execution: Execution
+
+    def __call__(self, states: tuple[State, ...], teacher: Teacher, batch: Batch) -> tuple[tuple[State, ...], Metrics]:
+        """Take one optimizer step.
+
+        Args:
+          states: a state per learner.
+          teacher: asked once per micro-batch, for all learners.
+          batch: arrays [a, b, t], a micro-batches.
+        """
+
+        def slopes(part: Batch) -> tuple[Slope, ...]:
+            signal = teacher.signal(part)
+            return tuple(self.slope(*pair, signal, part) for pair in zip(self.learners, states, strict=True))
+
+        sums = accumulate(slopes, batch)
+        updated = [self.update(*triple) for triple in zip(self.learners, states, sums, strict=True)]
+        return tuple(state for state, _ in updated), {k: v for _, metrics in updated for k, v in metrics.items()}
+
+    def slope(self, learner: Learner, state: State, signal: Signal | None, batch: Batch) -> Slope:
+        """Gradient of a learner's summed loss over one micro-batch [b, t], with its tallies."""
+
+        def objective(model: Llama4) -> tuple[Float[Array, ""], tuple[Metrics, Float[Array, "l e"]]]:
+            hidden, routing = model(batch.tokens, batch.layout(), bias=state.weights.bias, execution=self.execution)
+            head = model.head[...].astype(hidden.dtype)
+            progress = state.step / self.steps  # counts optimizer steps, however a batch is cut
+            tally, metrics = learner.loss(hidden, head, signal, batch.labels, batch.mask, batch.segments, progress)
+            router = learner.router.loss(routing.counts, routing.probs, routing.z, routing.tokens)
+            metrics |= {"router": Tally(jax.lax.stop_gradient(router) * tally.count, tally.count)}
+            return tally.total + tally.count * router, (metrics, routing.counts)
+
+        gradient, (metrics, load) = jax.grad(objective, has_aux=True)(state.weights.model)
+        return Slope(gradient, metrics, load)
+
+    def update(self, learner: Learner, state: State, slope: Slope) -> tuple[State, Metrics]:
+        """Divide once, then move; an update that is not finite is not made, only counted."""
+        count = slope.metrics["loss"].count
+        gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), slope.gradient)
+        norm = optax.global_norm(gradient)
+        finite = jnp.isfinite(norm) & jnp.isfinite(slope.metrics["loss"].total)
+        weights = state.weights
+        updates, opt = optimizer(learner, self.steps).update(gradient, state.opt, weights.model)
+        bias = None if weights.bias is None else learner.router.next_bias(weights.bias, slope.load)
+        moved = dataclasses.replace(state, weights=Weights(optax.apply_updates(weights.model, updates), bias), opt=opt)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
+        after = dataclasses.replace(kept, step=state.step + 1, skipped=jnp.where(finite, 0, state.skipped + 1))
+        metrics = slope.metrics | _health(slope.load) | {"grad_norm": _one(norm), "skipped": _one(after.skipped)}
+        return after, {f"{learner.name}/{name}": tally for name, tally in metrics.items()}
+
+
+def accumulate(slopes: Callable[[Batch], PyTree], batch: Batch) -> PyTree:
+    """Sum of `slopes` over micro-batches [a, b, t]; one micro-batch needs no loop."""
+    first = jax.tree.map(lambda x: x[0], batch)
+    if batch.tokens.shape[0] == 1:
+        return slopes(first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(slopes, first))
+    return jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, slopes(part)), None), zeros, batch)[0]
+
+
+def _one(value: Array) -> Tally:
+    return Tally(jnp.asarray(value, jnp.float32), jnp.ones((), jnp.float32))
+
+
+def _health(load: Float[Array, "l e"]) -> Metrics:
+    """Smallest and largest share of a layer's tokens that any expert received; nothing where all layers are dense."""
+    if load.size == 0:
+        return {}
+    share = load / jnp.maximum(load.sum(-1, keepdims=True), 1.0)
+    return {"load_min": _one(share.min()), "load_max": _one(share.max())}

@@ -1,0 +1,43 @@
+"""Teachers: what a stage hears while it learns. Each turns a batch into a Signal, or into silence."""
+
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import jax
+
+from distill.data.batch import Batch
+from distill.state import Weights
+from losses import Projected, Signal
+from models.llama4 import Execution
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """Anything that says something about every position of a batch: a model, a store of its targets, an ensemble."""
+
+    def signal(self, batch: Batch) -> Signal | None:
+        """What it says; None when it has nothing to say and learners follow the labels alone."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Silent:
+    """No teacher."""
+
+    def signal(self, batch: Batch) -> None:
+        """Nothing."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LiveTeacher:
+    """A frozen model asked once per batch. It hands over hidden states; learners re-project them by its head."""
+
+    weights: Weights
+    execution: Execution = field(default_factory=Execution, metadata={"static": True})
+
+    def signal(self, batch: Batch) -> Projected:
+        """The teacher's hidden states [b, t, d] and head [d, v], without gradient."""
+        hidden, _ = self.weights.model(batch.tokens, batch.layout(), self.weights.bias, self.execution)
+        return jax.lax.stop_gradient(Projected(hidden, self.weights.model.head[...].astype(hidden.dtype)))

@@ -1,0 +1,130 @@
+"""Attention of Llama 4 (iRoPE): chunked with rotary positions, or over the whole document with none."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+
+from models.config import Config, Layer, Tempering
+from models.layers import Rotation, contract, draw, normalize, output_std
+from models.layout import Layout
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention without biases; query head h reads key/value head h // g."""
+
+    def __init__(self, config: Config, layer: Layer, key: PRNGKeyArray):
+        """Draws q, k, v with std fan_in^-0.5 and the output projection o smaller by the root of 2 * layers."""
+        d, h, k, c = config.width, config.heads, config.kv_heads, config.head_dim
+        keys = jax.random.split(key, 4)
+        self.q = draw(keys[0], (d, h, c), d**-0.5, ("d", "h", "c"))
+        self.k = draw(keys[1], (d, k, c), d**-0.5, ("d", "k", "c"))
+        self.v = draw(keys[2], (d, k, c), d**-0.5, ("d", "k", "c"))
+        self.o = draw(keys[3], (h, c, d), output_std(config, fan_in=h * c), ("h", "c", "d"))
+        self.config, self.layer = config, layer
+
+    def __call__(self, x: Float[Array, "b t d"], layout: Layout, rotation: Rotation) -> Float[Array, "b t d"]:
+        """What each token gathers from the tokens it sees; rotations, norms and softmax in float32."""
+        config = self.config
+        q = contract("btd,dhc->bthc", x, self.q[...])
+        k = contract("btd,dkc->btkc", x, self.k[...])
+        v = contract("btd,dkc->btkc", x, self.v[...])
+        if self.layer.rope:
+            q, k = rotation(q), rotation(k)
+            if config.qk_norm:
+                q, k = normalize(q, config.eps), normalize(k, config.eps)
+            see = partial(attend_chunk, chunk=config.chunk)
+        else:
+            if config.tempering is not None:
+                q = q * temper(layout.tempering, config.tempering)[..., None, None]
+            see = attend_document
+        y = see(q.astype(x.dtype), k.astype(x.dtype), v.astype(x.dtype), layout)
+        return contract("bthc,hcd->btd", y, self.o[...]).astype(x.dtype)
+
+
+def temper(positions: Int[Array, "b t"], tempering: Tempering) -> Float[Array, "b t"]:
+    """Factor on the queries of NoPE layers, in float32 from whole positions: bfloat16 would lose those past 256."""
+    floors = (positions + 1) // tempering.floor
+    return 1 + tempering.scale * jnp.log1p(floors.astype(jnp.float32))
+
+
+def attend(
+    q: Float[Array, "b t h c"],
+    k: Float[Array, "b s k c"],
+    v: Float[Array, "b s k c"],
+    visible: Bool[Array, "#b t s"],
+) -> Float[Array, "b t h c"]:
+    """Softmax attention of every query over its visible keys, of which there must be one; t s scores in float32."""
+    q = rearrange(q, "b t (k g) c -> b t k g c", k=k.shape[2])
+    scores = contract("btkgc,bskc->bkgts", q, k) * q.shape[-1] ** -0.5
+    # Exactly zero weight, and so exactly zero gradient, for what must not be seen.
+    weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, -jnp.inf), axis=-1)
+    y = contract("bkgts,bskc->btkgc", weights.astype(v.dtype), v).astype(v.dtype)
+    return rearrange(y, "b t k g c -> b t (k g) c")
+
+
+def attend_document(
+    q: Float[Array, "b t h c"], k: Float[Array, "b t k c"], v: Float[Array, "b t k c"], layout: Layout
+) -> Float[Array, "b t h c"]:
+    """Every token over itself and all earlier ones of its document: O(t^2).
+
+    Padding sees padding, so that no query is left without a key; no token sees it.
+    """
+    visible = _causal(q.shape[1], q.shape[1])
+    if not layout.aligned:
+        visible = visible & _equal(layout.segments, layout.segments)
+    return attend(q, k, v, visible)
+
+
+def attend_chunk(
+    q: Float[Array, "b t h c"], k: Float[Array, "b t k c"], v: Float[Array, "b t k c"], layout: Layout, chunk: int
+) -> Float[Array, "b t h c"]:
+    """Every token over itself and the earlier ones of its chunk of its document: O(t chunk).
+
+    Chunks are counted from each document's start. Where all start at column 0, they are blocks of columns. Anywhere
+    else a chunk reaches back at most chunk - 1 columns, into one block more.
+    """
+    b, t = q.shape[:2]
+    rooms = layout.positions // chunk
+    if t <= chunk:
+        inside = _causal(t, t)
+        if not layout.aligned:
+            inside = inside & _equal(layout.segments, layout.segments) & _equal(rooms, rooms)
+        return attend(q, k, v, inside)
+    fold = partial(_fold, chunk=chunk)
+    if layout.aligned:
+        y = attend(fold(q), fold(k), fold(v), _causal(chunk, chunk))
+    else:
+        keys = partial(_fold_with_previous, chunk=chunk)
+        # Segments from 1, as the columns before the row count as 0 and belong to nobody.
+        segments = layout.segments + 1
+        inside = _causal(chunk, 2 * chunk) & _equal(fold(segments), keys(segments)) & _equal(fold(rooms), keys(rooms))
+        y = attend(fold(q), keys(k), keys(v), inside)
+    return rearrange(y, "(b n) t h c -> b (n t) h c", b=b)[:, :t]
+
+
+def _causal(t: int, s: int) -> Bool[Array, "1 t s"]:
+    """Query i of the last t columns of s sees the columns up to its own."""
+    return (jnp.arange(s)[None, :] <= jnp.arange(s - t, s)[:, None])[None]
+
+
+def _equal(queries: Int[Array, "b t"], keys: Int[Array, "b s"]) -> Bool[Array, "b t s"]:
+    return queries[:, :, None] == keys[:, None, :]
+
+
+def _fold(x: Shaped[Array, "b t *rest"], chunk: int) -> Shaped[Array, "bn chunk *rest"]:
+    """Cuts rows into blocks of `chunk` columns, the last filled up with zeros."""
+    return rearrange(_pad(x, 0, -x.shape[1] % chunk), "b (n t) ... -> (b n) t ...", t=chunk)
+
+
+def _fold_with_previous(x: Shaped[Array, "b t *rest"], chunk: int) -> Shaped[Array, "bn chunk2 *rest"]:
+    """The same blocks, each after the block before it; zeros stand before the first."""
+    before = _pad(x, chunk, -x.shape[1] % chunk)[:, :-chunk]
+    return jnp.concatenate([_fold(before, chunk), _fold(x, chunk)], axis=1)
+
+
+def _pad(x: Shaped[Array, "b t *rest"], before: int, after: int) -> Shaped[Array, "b s *rest"]:
+    return jnp.pad(x, [(0, 0), (before, after)] + [(0, 0)] * (x.ndim - 2))

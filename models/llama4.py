@@ -1,0 +1,217 @@
+"""Llama4: the text decoder. Pre-norm blocks, iRoPE attention, shared and routed experts, scanned by layer pattern."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from models.attention import Attention
+from models.config import Config, Layer
+from models.layers import RMSNorm, Rotation, SwiGLU, contract, draw, output_std
+from models.layout import Layout
+from models.moe import Dispatch, MoE, Routing, suited
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How to run a model, not what it is: results agree up to rounding.
+
+    dtype: of matrix products and the residual stream, "float32" or "bfloat16"; parameters are cast once on entry.
+        Norm scales and routers stay in float32, as do norms, softmaxes and rotations.
+    unroll: periods of layers per iteration of the scan; more compiles longer and may run faster.
+    remat: keep only the input of each period for the gradient, and compute the rest again.
+    dispatch: how tokens get to their experts; None takes what suits the backend.
+    """
+
+    dtype: str = "float32"
+    unroll: int = 1
+    remat: bool = False
+    dispatch: Dispatch | None = None
+
+    def __post_init__(self):
+        """Refuses what cannot run."""
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f'Execution.dtype is "{self.dtype}"; it must be "float32" or "bfloat16"')
+        if self.unroll < 1:
+            raise ValueError(f"Execution.unroll is {self.unroll}; it must be at least 1 period")
+
+
+class Block(nnx.Module):
+    """One layer: attention, then experts or a dense feed-forward, each normalised before and added to the stream."""
+
+    def __init__(self, config: Config, layer: Layer, key: PRNGKeyArray):
+        """Draws the parameters of one layer of this kind."""
+        attention_key, forward_key = jax.random.split(key)
+        self.layer = layer
+        self.attention_norm = RMSNorm(config.width, config.eps)
+        self.attention = Attention(config, layer, attention_key)
+        self.feed_forward_norm = RMSNorm(config.width, config.eps)
+        if layer.moe:
+            self.feed_forward = MoE(config, forward_key)
+        else:
+            down_std = output_std(config, fan_in=config.dense_width)
+            self.feed_forward = SwiGLU(config.width, config.dense_width, down_std, forward_key)
+
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        layout: Layout,
+        rotation: Rotation,
+        bias: Float[Array, " e"] | None,
+        dispatch: Dispatch,
+    ) -> tuple[Float[Array, "b t d"], Routing | None]:
+        """Adds this layer to the stream x; dense layers route nothing."""
+        x = x + self.attention(self.attention_norm(x), layout, rotation)
+        normed = self.feed_forward_norm(x)
+        if not self.layer.moe:
+            return x + self.feed_forward(normed), None
+        y, routing = self.feed_forward(normed, layout.valid, bias, dispatch)
+        return x + y, routing
+
+
+class Period(nnx.Module):
+    """One repetition of the layer pattern: what the scan goes over."""
+
+    def __init__(self, config: Config, key: PRNGKeyArray):
+        """Draws the layers of one pattern."""
+        keys = jax.random.split(key, len(config.pattern))
+        self.blocks = nnx.List([Block(config, *each) for each in zip(config.pattern, keys, strict=True)])
+
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        layout: Layout,
+        rotation: Rotation,
+        bias: Float[Array, "m e"] | None,
+        dispatch: Dispatch,
+    ) -> tuple[Float[Array, "b t d"], list[Routing], list[Float[Array, "b t d"]]]:
+        """The stream after these layers, the routing of their MoE layers, and the stream before each layer."""
+        routings, inputs = [], []
+        for block in self.blocks:
+            inputs.append(x)
+            own_bias = bias[len(routings)] if block.layer.moe and bias is not None else None
+            x, routing = block(x, layout, rotation, own_bias, dispatch)
+            if routing is not None:
+                routings.append(routing)
+        return x, routings, inputs
+
+
+class Llama4(nnx.Module):
+    """A Llama 4 text decoder (Meta 2025), equal to `Llama4ForCausalLM` of transformers on the same weights."""
+
+    def __init__(self, config: Config, key: PRNGKeyArray):
+        """Draws all parameters in float32; works under jax.jit and jax.eval_shape.
+
+        Every projection starts with std fan_in^-0.5, so that unit input gives unit output; the two that write into the
+        stream are smaller by the root of 2 * layers. Embeddings start at std 1, the size of what all layers add up to.
+        """
+        keys = jax.random.split(key, 3)
+        self.config = config
+        self.embed = draw(keys[0], (config.vocab, config.width), 1.0, ("v", "d"))
+        self.periods = jax.vmap(lambda each: Period(config, each))(jax.random.split(keys[1], config.periods))
+        self.norm = RMSNorm(config.width, config.eps)
+        self.head = draw(keys[2], (config.width, config.vocab), config.width**-0.5, ("d", "v"))
+
+    def __call__(
+        self,
+        tokens: Int[Array, "b t"],
+        layout: Layout | None = None,
+        bias: Float[Array, "p m e"] | None = None,
+        execution: Execution = Execution(),  # noqa: B008 (frozen)
+    ) -> tuple[Float[Array, "b t d"], Routing]:
+        """Hidden states after the final norm, and what the routers did.
+
+        Args:
+            tokens: ids below vocab; what stands at padding does not matter.
+            layout: where each token stands; None is one document a row.
+            bias: added to the router logits to select experts, not to weigh them; None is no bias.
+            execution: how to run it.
+
+        Returns:
+            hidden: for `logits`, or for a loss that never builds all of them.
+            routing: sums over tokens, stacked over the MoE layers in order.
+
+        Raises:
+            ValueError: the row is longer than max_positions, or layout or bias is of another shape.
+        """
+        hidden, routing, _ = self._run(tokens, layout, bias, execution)
+        return hidden, routing
+
+    def trace(
+        self,
+        tokens: Int[Array, "b t"],
+        layout: Layout | None = None,
+        bias: Float[Array, "p m e"] | None = None,
+        execution: Execution = Execution(),  # noqa: B008 (frozen)
+    ) -> Float[Array, "l1 b t d"]:
+        """The input of every layer, then the hidden states after the final norm: layers + 1 of them.
+
+        The first is the embeddings; the order of transformers' `hidden_states`.
+        """
+        hidden, _, inputs = self._run(tokens, layout, bias, execution, keep=True)
+        return jnp.concatenate([rearrange(inputs, "m p b t d -> (p m) b t d"), hidden[None]])
+
+    def logits(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
+        """Scores of the next token, float32; the product is in the dtype of hidden."""
+        return contract("btd,dv->btv", hidden, self.head[...].astype(hidden.dtype))
+
+    def _run(
+        self,
+        tokens: Int[Array, "b t"],
+        layout: Layout | None,
+        bias: Float[Array, "p m e"] | None,
+        execution: Execution,
+        keep: bool = False,
+    ) -> tuple[Float[Array, "b t d"], Routing, list[Float[Array, "p b t d"]]]:
+        layout = Layout.dense(*tokens.shape) if layout is None else layout
+        self._check(tokens, layout, bias)
+        rotation = Rotation.at(layout.positions, self.config)
+        dispatch = suited() if execution.dispatch is None else execution.dispatch
+
+        def step(x: Array, each: tuple[Period, Array | None]) -> tuple[Array, tuple[list[Routing], list[Array]]]:
+            period, own_bias = each
+            x, routings, inputs = period(x, layout, rotation, own_bias, dispatch)
+            return x, (routings, inputs if keep else [])
+
+        if execution.remat:
+            # Inside a scan nothing merges the second computation with the first; unrolled whole, there is no scan.
+            step = jax.checkpoint(step, prevent_cse=execution.unroll >= self.config.periods)
+        x = self.embed[...][tokens].astype(execution.dtype)
+        periods = _cast(self.periods, execution.dtype)
+        x, (routings, inputs) = jax.lax.scan(step, x, (periods, bias), unroll=execution.unroll)
+        return self.norm(x), _in_order(routings, self.config.experts), inputs
+
+    def _check(self, tokens: Int[Array, "b t"], layout: Layout, bias: Float[Array, "p m e"] | None) -> None:
+        config = self.config
+        if tokens.shape[1] > config.max_positions:
+            raise ValueError(
+                f"A row of {tokens.shape[1]} tokens does not fit max_positions = {config.max_positions}; "
+                f"cut the rows, or raise max_positions"
+            )
+        if layout.positions.shape != tokens.shape:
+            raise ValueError(f"The layout is of shape {layout.positions.shape}, but the tokens of {tokens.shape}")
+        wanted = (config.periods, config.moe_per_period, config.experts)
+        if bias is not None and bias.shape != wanted:
+            raise ValueError(f"The router bias is of shape {bias.shape}; periods, MoE layers of each, experts: {wanted}")
+
+
+def _cast(periods: Period, dtype: str) -> Period:
+    """Parameters in the dtype of the products; norm scales and routers keep theirs, as their work is in float32."""
+
+    def cast(param: nnx.Param) -> nnx.Param:
+        precise = len(param.axes) == 1 or param.axes[-1] == "e"
+        return param if precise else param.replace(param[...].astype(dtype))
+
+    return jax.tree.map(cast, periods, is_leaf=lambda leaf: isinstance(leaf, nnx.Param))
+
+
+def _in_order(routings: list[Routing], experts: int) -> Routing:
+    """Routing of all MoE layers [l ...], from that of each MoE layer of the period over periods [p ...]."""
+    if not routings:
+        return Routing(
+            counts=jnp.zeros((0, experts)), probs=jnp.zeros((0, experts)), z=jnp.zeros(0), tokens=jnp.zeros(0)
+        )
+    return jax.tree.map(lambda *layers: rearrange(list(layers), "m p ... -> (p m) ..."), *routings)

@@ -1,0 +1,130 @@
+"""MoE: a router, routed experts and a shared one. How tokens reach the experts is a Dispatch."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from models.blocks import Blocks
+from models.config import Config
+from models.dispatch import Dense, Dispatch, Ragged
+from models.layers import SwiGLU, draw, output_std
+
+__all__ = ["Blocks", "Dense", "Dispatch", "Experts", "MoE", "Ragged", "Routing", "suited"]
+
+
+def suited() -> Dispatch:
+    """The dispatch that suits the default backend: where backends differ, they differ here."""
+    return Blocks() if jax.default_backend() == "cpu" else Ragged()
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Routing:
+    """What a router did, as float32 sums over valid tokens: micro-batches and hosts add up with `+`.
+
+    counts: choices that fell on each expert; they add up to tokens * top_k. No gradient.
+    probs: softmax of the raw logits, summed; differentiable, for a balance loss (Fedus et al. 2021, arXiv:2101.03961).
+    z: squared logsumexp of the raw logits, summed; differentiable (Zoph et al. 2022, arXiv:2202.08906).
+    tokens: valid tokens.
+    """
+
+    __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
+
+    counts: Float[Array, "*l e"]
+    probs: Float[Array, "*l e"]
+    z: Float[Array, "*l"]
+    tokens: Float[Array, "*l"]
+
+    def __add__(self, other: "Routing") -> "Routing":
+        """Of both sets of tokens together."""
+        return jax.tree.map(jnp.add, self, other)
+
+
+class Experts(nnx.Module):
+    """The routed experts of a layer: SwiGLU feed-forwards in one array each, gate before up.
+
+    Reshaped to [e, d, 2 f], gate_up is the array of a Llama 4 checkpoint.
+    """
+
+    def __init__(self, config: Config, key: PRNGKeyArray):
+        """Draws gate_up [e d 2 f] with std fan_in^-0.5, and down [e f d] as what writes into the stream."""
+        e, d, f = config.experts, config.width, config.expert_width
+        up_key, down_key = jax.random.split(key)
+        self.gate_up = draw(up_key, (e, d, 2, f), d**-0.5, ("e", "d", "2", "f"))
+        self.down = draw(down_key, (e, f, d), output_std(config, fan_in=f), ("e", "f", "d"))
+
+    def __call__(
+        self, x: Float[Array, "n d"], ids: Int[Array, "n r"], scores: Float[Array, "n r"], dispatch: Dispatch
+    ) -> Float[Array, "n d"]:
+        """Adds up, for each token, its experts' answers to score * token."""
+        return dispatch(x, ids, scores, self.gate_up[...], self.down[...])
+
+
+class MoE(nnx.Module):
+    """Llama 4's feed-forward: `shared(x) + sum of the chosen experts, E(sigmoid(logit) * x)`.
+
+    Experts are chosen on raw logits, weighed by a sigmoid and not renormalised.
+    """
+
+    def __init__(self, config: Config, key: PRNGKeyArray):
+        """Draws router [d e] with std fan_in^-0.5, the routed experts and a shared one of the same width."""
+        router_key, experts_key, shared_key = jax.random.split(key, 3)
+        self.top_k = config.top_k
+        self.router = draw(router_key, (config.width, config.experts), config.width**-0.5, ("d", "e"))
+        self.experts = Experts(config, experts_key)
+        down_std = output_std(config, fan_in=config.expert_width)
+        self.shared = SwiGLU(config.width, config.expert_width, down_std, shared_key)
+
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        valid: Bool[Array, "b t"],
+        bias: Float[Array, " e"] | None,
+        dispatch: Dispatch,
+    ) -> tuple[Float[Array, "b t d"], Routing]:
+        """Applies the layer.
+
+        Args:
+            x: the normalised stream.
+            valid: tokens, not padding. Padding gets the shared expert's answer alone, and is in no statistic.
+            bias: added to the logits to choose experts, not to weigh them, and without gradient; None is no bias.
+            dispatch: how tokens get to their experts.
+
+        Returns:
+            y, of the shape and dtype of x, and what the router did.
+        """
+        flat, real = rearrange(x, "b t d -> (b t) d"), rearrange(valid, "b t -> (b t)")
+        logits = jnp.einsum("nd,de->ne", flat.astype(jnp.float32), self.router[...].astype(jnp.float32))
+        ids = select(logits, bias, self.top_k)
+        chosen = ids[..., None] == jnp.arange(logits.shape[1])
+        # A sum over a mask, not a gather: its gradient is a mask again, where a gather's is a slow scatter.
+        scores = jax.nn.sigmoid(jnp.sum(jnp.where(chosen, logits[:, None], 0), axis=-1))
+        # One past the last expert is nowhere: padding, always alike, would all crowd into one expert.
+        routed = self.experts(flat, jnp.where(real[:, None], ids, logits.shape[1]), scores, dispatch)
+        y = self.shared(x) + rearrange(routed, "(b t) d -> b t d", b=x.shape[0])
+        return y, tally(logits, chosen, real)
+
+
+def select(logits: Float[Array, "n e"], bias: Float[Array, " e"] | None, top_k: int) -> Int[Array, "n r"]:
+    """The top_k experts of each token by logit + bias, the best first; of equals the lower number."""
+    ranked = jax.lax.stop_gradient(logits if bias is None else logits + bias)
+    if top_k == 1:
+        return jnp.argmax(ranked, axis=-1, keepdims=True).astype(jnp.int32)
+    return jax.lax.top_k(ranked, top_k)[1]
+
+
+def tally(logits: Float[Array, "n e"], chosen: Bool[Array, "n r e"], valid: Bool[Array, " n"]) -> Routing:
+    """Sums up what the router did over valid tokens; padding may hold anything, even infinities."""
+    real = valid[:, None]
+    logits = jnp.where(real, logits, 0)
+    z = jax.nn.logsumexp(logits, axis=-1)
+    return Routing(
+        counts=jnp.sum(chosen & real[..., None], axis=(0, 1), dtype=jnp.float32),
+        probs=jnp.sum(jnp.where(real, jnp.exp(logits - z[:, None]), 0), axis=0),
+        z=jnp.sum(jnp.where(valid, z**2, 0)),
+        tokens=jnp.sum(valid, dtype=jnp.float32),
+    )

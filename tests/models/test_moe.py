@@ -1,0 +1,324 @@
+"""Experts, routing, and every way to dispatch tokens to experts."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from models.config import SCOUT_PICO
+from models.dispatch import sort_by_expert
+from models.moe import Blocks, Dense, MoE, Ragged, Routing, select, suited
+
+N, D, F, E = 37, 8, 12, 5
+FAST = {
+    "ragged": Ragged(),
+    "suited": suited(),
+    "loop": Blocks(first=0, rows=4),
+    "both": Blocks(first=4, rows=3),
+    "batch": Blocks(first=64),
+}
+fast = pytest.mark.parametrize("dispatch", FAST.values(), ids=FAST.keys())
+
+
+def arrays(ids, n=N, e=E, r=1, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 5)
+    x = jax.random.normal(keys[0], (n, D)).astype(dtype)
+    scores = jax.random.uniform(keys[1], (n, r))
+    gate_up = jax.random.normal(keys[2], (e, D, 2, F)).astype(dtype)
+    down = jax.random.normal(keys[3], (e, F, D)).astype(dtype)
+    return x, jnp.asarray(ids, jnp.int32), scores, gate_up, down
+
+
+@partial(jax.jit, static_argnums=0)
+def value_and_slopes(dispatch, x, ids, scores, gate_up, down):
+    weight = jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)
+
+    def loss(x, scores, gate_up, down):
+        y = dispatch(x, ids, scores, gate_up, down)
+        return jnp.sum(y.astype(jnp.float32) * weight), y
+
+    slopes, y = jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True)(x, scores, gate_up, down)
+    return (y, *slopes)
+
+
+def assert_same(ours, theirs, tolerance=1e-5):
+    for name, a, b in zip(["y", "x", "scores", "gate_up", "down"], ours, theirs, strict=True):
+        assert a.dtype == b.dtype, name
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(np.abs(b).max(), 1e-3), err_msg=name)
+
+
+def by_hand(x, ids, scores, gate_up, down):
+    """The sum over experts, one token at a time, in float64."""
+    x, scores, gate_up, down = (np.asarray(each, np.float64) for each in (x, scores, gate_up, down))
+    y = np.zeros_like(x)
+    for n, row in enumerate(np.asarray(ids)):
+        for r, e in enumerate(row):
+            if e < len(down):
+                gate, up = np.einsum("d,dzf->zf", scores[n, r] * x[n], gate_up[e])
+                y[n] += (gate / (1 + np.exp(-gate)) * up) @ down[e]
+    return y
+
+
+def random_ids(n, e, r=1):
+    return np.argsort(np.random.default_rng(0).random((n, e)), axis=1)[:, :r]
+
+
+LOADS = {
+    "random": random_ids(N, E),
+    "empty experts": np.arange(N)[:, None] % 2 * 3,
+    "all to one": np.full((N, 1), 2),
+    "all to the last": np.full((N, 1), E - 1),
+    "top 2": random_ids(N, E, 2),
+    "fewer tokens than experts": random_ids(3, E),
+    "one token": random_ids(1, E),
+    "some nowhere": np.arange(N)[:, None] % (E + 1),
+    "all nowhere": np.full((N, 1), E),
+    "the same expert twice": np.full((N, 2), 1),
+}
+loads = pytest.mark.parametrize("ids", LOADS.values(), ids=LOADS.keys())
+
+
+@loads
+def test_the_oracle_is_the_sum_over_experts_written_by_hand(ids):
+    given = arrays(ids, ids.shape[0], r=ids.shape[1])
+    np.testing.assert_allclose(jax.jit(Dense())(*given), by_hand(*given), rtol=1e-5, atol=1e-4)
+
+
+@loads
+@fast
+def test_every_dispatch_equals_the_oracle_in_value_and_in_every_gradient(dispatch, ids):
+    given = arrays(ids, ids.shape[0], r=ids.shape[1])
+    assert_same(value_and_slopes(dispatch, *given), value_and_slopes(Dense(), *given))
+
+
+def test_many_experts_and_a_large_skew_leave_no_token_out():
+    ids = (np.random.default_rng(0).random((301, 1)) ** 6 * 64).astype(int)
+    given = arrays(ids, 301, 64)
+    for dispatch in (Blocks(), Ragged()):
+        assert_same(value_and_slopes(dispatch, *given), value_and_slopes(Dense(), *given))
+
+
+@fast
+def test_the_score_is_on_the_input_of_the_expert_not_on_its_output(dispatch):
+    x, ids, scores, gate_up, down = arrays(LOADS["random"])
+    inside = dispatch(scores * x, ids, jnp.ones_like(scores), gate_up, down)
+    np.testing.assert_allclose(dispatch(x, ids, scores, gate_up, down), inside, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(inside, scores * dispatch(x, ids, jnp.ones_like(scores), gate_up, down), atol=1e-2)
+
+
+@fast
+def test_a_token_answers_the_same_whoever_else_is_there(dispatch):
+    x, ids, scores, gate_up, down = arrays(LOADS["random"])
+    alone = dispatch(x[7:8], ids[7:8], scores[7:8], gate_up, down)
+    np.testing.assert_allclose(dispatch(x, ids, scores, gate_up, down)[7:8], alone, rtol=1e-5, atol=1e-5)
+
+
+@fast
+def test_what_goes_nowhere_poisons_nothing(dispatch):
+    x, _, scores, gate_up, down = arrays(LOADS["random"])
+    ids = jnp.where(jnp.arange(N) < 30, 1, E)[:, None]
+    got = value_and_slopes(dispatch, x.at[30:].set(jnp.nan), ids, scores, gate_up, down)
+    want = value_and_slopes(Dense(), x.at[30:].set(0.0), ids, scores, gate_up, down)
+    for ours, theirs in ((got[0][:30], want[0][:30]), (got[3], want[3]), (got[4], want[4])):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+@fast
+def test_bfloat16_adds_up_in_float32_and_answers_in_bfloat16(dispatch):
+    narrow = arrays(LOADS["top 2"], r=2, dtype=jnp.bfloat16)
+    wide = [each.astype(jnp.float32) if each.dtype == jnp.bfloat16 else each for each in narrow]
+    got, want = value_and_slopes(dispatch, *narrow), value_and_slopes(Dense(), *wide)
+    assert [each.dtype for each in got] == [jnp.bfloat16, jnp.bfloat16, jnp.float32, jnp.bfloat16, jnp.bfloat16]
+    assert_same([each.astype(jnp.float32) for each in got], want, tolerance=2e-2)
+
+
+def test_bfloat16_weight_gradients_of_blocks_lose_nothing_over_many_blocks():
+    """4096 tokens of slope 1 each: added one block at a time in bfloat16, the sum would stop growing at 256."""
+    x, scores = jnp.ones((4096, D), jnp.bfloat16), jnp.ones((4096, 1))
+    gate_up, down = jnp.ones((1, D, 2, F), jnp.bfloat16), jnp.zeros((1, F, D), jnp.bfloat16)
+    ids = jnp.zeros((4096, 1), jnp.int32)
+    slope = jax.grad(lambda down: Blocks(first=0, rows=1)(x, ids, scores, gate_up, down).astype(jnp.float32).sum())(
+        down
+    )
+    inner = float(jnp.bfloat16(D * D / (1 + np.exp(-D))))
+    np.testing.assert_allclose(np.asarray(slope, np.float32), 4096 * inner, rtol=1e-2)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.checkpoint], ids=["plain", "checkpoint"])
+def test_blocks_run_inside_a_scan_over_layers_and_under_checkpoint(wrap):
+    x, ids, scores, gate_up, down = arrays(LOADS["random"])
+    stacks = jnp.stack([gate_up, 0.5 * gate_up, -gate_up]), jnp.stack([down, down, 2 * down])
+
+    def run(dispatch, stacks):
+        def layer(x, weights):
+            return x + 0.1 * dispatch(x, ids, scores, *weights), None
+
+        return jnp.sum(jnp.sin(jax.lax.scan(wrap(layer), x, stacks)[0]))
+
+    got, want = (jax.jit(jax.value_and_grad(partial(run, each)))(stacks) for each in (Blocks(first=4, rows=3), Dense()))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()), got, want)
+
+
+@fast
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 (virtual) devices")
+def test_eight_devices_give_the_numbers_of_one(dispatch):
+    ids = random_ids(64, E, 2)
+    given = arrays(ids, 64, r=2)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    rows, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    spread = [jax.device_put(each, how) for each, how in zip(given, [rows, rows, rows, whole, whole], strict=True)]
+    assert_same(value_and_slopes(dispatch, *spread), value_and_slopes(dispatch, *given))
+
+
+def test_blocks_give_the_same_bits_twice():
+    given = arrays(LOADS["top 2"], r=2)
+    for a, b in zip(value_and_slopes(Blocks(), *given), value_and_slopes(Blocks(), *given), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_blocks_take_the_mean_load_in_the_batch_and_none_of_it_when_experts_outnumber_tokens():
+    assert Blocks().sizes(2048, 16) == (128, 32)
+    assert Blocks().sizes(1000, 16) == (64, 16)
+    assert Blocks().sizes(4, 16) == (0, 16)
+    assert Blocks(first=3, rows=5).sizes(2048, 16) == (3, 5)
+
+
+def test_sorting_by_expert_keeps_tokens_in_order_and_knows_the_way_back():
+    order, place, start = sort_by_expert(jnp.array([[2, 0], [0, 3], [2, 0]]), 3)
+    assert order.tolist() == [1, 2, 5, 0, 4, 3]
+    assert place.tolist() == [3, 0, 1, 5, 4, 2]
+    assert start.tolist() == [0, 3, 3, 5]
+
+
+def test_too_many_choices_for_one_key_are_refused():
+    with pytest.raises(ValueError, match=r"must stay below 2\*\*31; split the batch"):
+        jax.eval_shape(lambda ids: sort_by_expert(ids, 127), jax.ShapeDtypeStruct((2**24, 1), jnp.int32))
+
+
+def test_blocks_that_hold_nothing_are_refused():
+    with pytest.raises(ValueError, match="at least 0 rows an expert"):
+        Blocks(first=-1)
+    with pytest.raises(ValueError, match="at least 1 token"):
+        Blocks(rows=0)
+
+
+# The layer.
+
+
+@pytest.fixture(scope="module")
+def layer():
+    return MoE(SCOUT_PICO, jax.random.key(1))
+
+
+def tokens(b=2, t=9):
+    x = jax.random.normal(jax.random.key(2), (b, t, SCOUT_PICO.width))
+    return x, jnp.ones((b, t), bool)
+
+
+def logits_of(layer, x):
+    return jnp.einsum("btd,de->bte", x, layer.router[...])
+
+
+def test_the_layer_is_the_shared_expert_plus_the_chosen_one_on_its_scored_input(layer):
+    x, valid = tokens(1, 1)
+    logits = logits_of(layer, x)[0, 0]
+    best = int(jnp.argmax(logits))
+    scored = jax.nn.sigmoid(logits[best]) * x[0, 0]
+    gate, up = jnp.einsum("d,dzf->zf", scored, layer.experts.gate_up[...][best])
+    want = layer.shared(x)[0, 0] + (jax.nn.silu(gate) * up) @ layer.experts.down[...][best]
+    np.testing.assert_allclose(layer(x, valid, None, suited())[0][0, 0], want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bias_changes_who_is_chosen_and_not_how_much_they_weigh(layer):
+    x, valid = tokens()
+    assert select(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([5.0, 0.0, 0.0]), 1).tolist() == [[0]]
+    everyone = jnp.full(16, 7.0)
+    y, routing = layer(x, valid, everyone, suited())
+    want, plain = layer(x, valid, None, suited())
+    np.testing.assert_array_equal(y, want)
+    np.testing.assert_array_equal(routing.counts, plain.counts)
+    forced = layer(x, valid, jnp.zeros(16).at[3].set(100.0), suited())[1]
+    assert forced.counts[3] == 18
+    np.testing.assert_array_equal(forced.probs, plain.probs)
+
+
+def test_a_bias_has_no_gradient(layer):
+    x, valid = tokens()
+    slope = jax.grad(lambda bias: layer(x, valid, bias, suited())[0].sum())(jnp.linspace(-1, 1, 16))
+    assert not slope.any()
+
+
+def test_equal_logits_choose_the_first_expert_for_any_top_k():
+    assert select(jnp.zeros((1, 4)), None, 1).tolist() == [[0]]
+    assert select(jnp.zeros((1, 4)), None, 2).tolist() == [[0, 1]]
+
+
+def test_the_router_learns_only_through_the_scores_of_the_chosen(layer):
+    """The gradient of router column e is zero unless e was chosen, and is that of sigmoid(logit) where it was."""
+    x, valid = tokens(1, 3)
+
+    def loss(layer):
+        return jnp.sum(layer(x, valid, None, suited())[0])
+
+    slope = jax.grad(loss)(layer).router[...]
+    chosen = np.unique(np.argmax(logits_of(layer, x), axis=-1))
+    assert set(np.flatnonzero(np.abs(slope).sum(axis=0))) == set(chosen)
+    bumped = jax.tree.map(lambda a: a, layer)
+    bumped.router = layer.router.replace(layer.router[...].at[0, chosen[0]].add(1e-3))
+    np.testing.assert_allclose((loss(bumped) - loss(layer)) / 1e-3, slope[0, chosen[0]], rtol=2e-2, atol=2e-3)
+
+
+def test_router_probabilities_and_z_have_gradients_and_counts_have_none(layer):
+    x, valid = tokens()
+
+    def slope(read):
+        return jax.grad(lambda each: read(each(x, valid, None, suited())[1]))(layer).router[...]
+
+    assert slope(lambda routing: routing.probs[0]).any()
+    assert slope(lambda routing: routing.z).any()
+    assert not slope(lambda routing: routing.counts.sum()).any()
+
+
+def test_routing_statistics_are_those_counted_by_hand(layer):
+    x, valid = tokens()
+    logits = np.asarray(logits_of(layer, x)).reshape(18, 16)
+    routing = layer(x, valid, None, suited())[1]
+    np.testing.assert_array_equal(routing.counts, np.bincount(logits.argmax(1), minlength=16))
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(routing.probs, shares.sum(0), rtol=1e-5)
+    np.testing.assert_allclose(routing.z, (np.log(np.exp(logits).sum(1)) ** 2).sum(), rtol=1e-5)
+    assert routing.tokens == 18
+
+
+def test_statistics_of_two_halves_add_up_to_those_of_the_whole(layer):
+    x, valid = tokens(4)
+    halves = layer(x[:2], valid[:2], None, suited())[1] + layer(x[2:], valid[2:], None, suited())[1]
+    whole = layer(x, valid, None, suited())[1]
+    assert isinstance(halves, Routing)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), halves, whole)
+
+
+def test_padding_is_in_no_statistic_gets_the_shared_expert_alone_and_poisons_nothing(layer):
+    x, valid = tokens()
+    valid = valid.at[1, 4:].set(False)
+
+    def run(layer, x):
+        y, routing = layer(x, valid, None, suited())
+        return jnp.sum(jnp.where(valid[..., None], y, 0)) + routing.probs[0] + routing.z, (y, routing)
+
+    (_, (y, routing)), slopes = jax.value_and_grad(run, has_aux=True)(layer, x)
+    _, alone = layer(x[1:, :4], valid[1:, :4], None, suited())
+    _, first = layer(x[:1], valid[:1], None, suited())
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), routing, first + alone)
+    np.testing.assert_allclose(y[1, 4:], layer.shared(x)[1, 4:], rtol=1e-6)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+
+
+def test_parameters_name_their_axes(layer):
+    assert layer.router.axes == ("d", "e")
+    assert layer.experts.gate_up.axes == ("e", "d", "2", "f")
+    assert layer.experts.down.axes == ("e", "f", "d")

@@ -1,0 +1,105 @@
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("models", "losses", "distill")
+FILES = sorted(path for room in (*ROOMS, "experiments") for path in (ROOT / room).rglob("*.py"))
+# Not needed to train on batches one has: these load when, and if, they are used.
+LAZY = ("grain", "tensorflow_datasets", "tyro", "matplotlib", "tensorflow", "safetensors", "rich", "IPython", "pandas")
+# Files that are about one of them. They are imported inside the functions that need them.
+ADAPTERS = ("distill.figures", "distill.data.corpus", "distill.data.loader")
+
+
+def modules(room: str) -> list[str]:
+    paths = (path.relative_to(ROOT).with_suffix("") for path in sorted((ROOT / room).rglob("*.py")))
+    return [".".join(path.parts).removesuffix(".__init__") for path in paths]
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of what a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").split(".")[0] if node.level == 0 else path.relative_to(ROOT).parts[0])
+    return names
+
+
+def public(tree: ast.AST) -> list[ast.FunctionDef | ast.ClassDef]:
+    """Public functions, classes, and methods of public classes."""
+    found = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            found += [node, *(public(node) if isinstance(node, ast.ClassDef) else [])]
+    return found
+
+
+def names(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize(("room", "strangers"), [
+    ("models", {"losses", "distill", "experiments"}),
+    ("losses", {"models", "distill", "experiments"}),
+    ("distill", {"experiments"}),
+])  # fmt: skip
+def test_a_room_does_not_import(room, strangers):
+    for path in (ROOT / room).rglob("*.py"):
+        assert not imported(path) & strangers, f"{names(path)} imports {imported(path) & strangers}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_is_this_repositorys(room):
+    assert Path(importlib.import_module(room).__file__ or "") == ROOT / room / "__init__.py"
+
+
+def test_the_core_imports_without_what_only_some_runs_need():
+    core = [module for room in ROOMS for module in modules(room) if module not in ADAPTERS]
+    code = f"""
+import importlib, importlib.abc, sys
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in {LAZY}:
+            raise AssertionError(f"{{name}} is imported at import time")
+
+sys.meta_path.insert(0, Refuse())
+for module in {json.dumps(core)}:
+    importlib.import_module(module)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("path", FILES, ids=names)
+def test_a_file_fits_on_two_pages_and_a_function_on_one(path):
+    text = path.read_text()
+    assert text.count("\n") <= 260, f"{names(path)} has {text.count(chr(10))} lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            size = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert size <= 60, f"{names(path)}:{node.lineno} {node.name} has {size} lines"
+
+
+@pytest.mark.parametrize("path", FILES, ids=names)
+def test_every_public_name_says_what_it_is(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), f"{names(path)} does not say what it is"
+    for node in public(tree):
+        assert ast.get_docstring(node), f"{names(path)}:{node.lineno} {node.name} does not say what it is"
+
+
+@pytest.mark.parametrize("path", FILES, ids=names)
+def test_every_public_function_says_its_types(path):
+    for node in public(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            bare = [one.arg for one in arguments if one.annotation is None and one.arg not in ("self", "cls")]
+            assert not bare and node.returns, f"{names(path)}:{node.lineno} {node.name}: {bare or 'what it returns'}"
