@@ -29,7 +29,7 @@ class Shape:
     e: int
 
     @property
-    def work(self) -> float:
+    def flops(self) -> float:
         """FLOPs of forward and backward: three products of n d f, each with two for the gradient."""
         return 3 * 3 * 2 * self.n * self.d * self.f
 
@@ -91,12 +91,10 @@ def main() -> None:
         sides, load = contest(shape, given.skew)
         table = alternate({**sides, "ceiling": lambda: multiply(square, square)}, given.rounds)
         ceiling = 2 * 1024**3 / table.median("ceiling") / 1e9
-        reached = shape.work / table.median("suited") / 1e9
+        reached = shape.flops / table.median("suited") / 1e9
         print(f"\n{shape}, fullest expert {load:.1f} x the mean")
-        print(table.show("balanced", "ideal", work=shape.work))
-        print(
-            f"suited does {reached:.0f} of {ceiling:.0f} GFLOP/s measured: {reached / ceiling:.0%} (no time for routing)"
-        )
+        print(table.show("balanced", "ideal", flops=shape.flops))
+        print(f"suited does {reached:.0f} of the measured {ceiling:.0f} GFLOP/s: {reached / ceiling:.0%}")
 
 
 if __name__ == "__main__":

@@ -17,63 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import machine
+from benchmarks.sides import BARS, CEILING, FLOORS, QUIET, SIDES, Side, chosen
 from benchmarks.sizes import DENSE_STEP
 from benchmarks.worker import Took, Worker
 
 ROOT = Path(__file__).parent.parent
-
-
-@dataclass(frozen=True)
-class Side:
-    """One row: a worker, where it lives (`peer`: the peers' own environment), its number format."""
-
-    name: str
-    module: str
-    dtype: str = "float32"
-    peer: bool = False
-    arguments: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Bar:
-    """`ours` must take at most 1 / `atleast` of the time of `theirs`."""
-
-    ours: str
-    theirs: str
-    atleast: float
-
-
-CEILING = {"float32": "ceiling", "bfloat16": "ceiling bf16"}
-SIDES = (
-    Side("ceiling", "benchmarks.ceiling"),
-    Side("ceiling bf16", "benchmarks.ceiling", "bfloat16"),
-    Side("herd", "benchmarks.herd"),
-    Side("herd bf16", "benchmarks.herd", "bfloat16"),
-    Side("herd gated", "benchmarks.herd", arguments=("--gated",)),
-    Side("herd mixture", "benchmarks.herd", arguments=("--mixture",)),
-    Side("hand", "benchmarks.peers.hand_jax"),
-    Side("hand bf16", "benchmarks.peers.hand_jax", "bfloat16"),
-    Side("torch", "benchmarks.peers.torch_plain", peer=True),
-    Side("torch bf16", "benchmarks.peers.torch_plain", "bfloat16", peer=True),
-    Side("torch compiled", "benchmarks.peers.torch_plain", peer=True, arguments=("--compile",)),
-    Side("trl", "benchmarks.peers.trl_gkd", peer=True),
-    Side("tunix", "benchmarks.peers.tunix_logit", peer=True),
-    Side("llama4", "benchmarks.peers.torch_llama4", peer=True),
-)
-BARS = (
-    Bar("herd", "hand", 1 / 1.05),
-    Bar("herd bf16", "hand bf16", 1 / 1.05),
-    Bar("herd", "torch", 0.95),
-    Bar("herd bf16", "torch bf16", 0.95),
-    Bar("herd", "torch compiled", 0.95),
-    Bar("herd", "trl", 1.1),
-    Bar("herd", "tunix", 1.05),
-    Bar("herd mixture", "llama4", 2.5),
-)
-FLOORS = {"herd": 0.55, "herd bf16": 0.40}
-"""Least share of the ceiling."""
-QUIET = 0.1
-"""Cores that anything else may keep busy during a step that counts."""
 
 
 @dataclass
@@ -129,9 +77,7 @@ def start(said: argparse.Namespace, logs: Path) -> list[Row]:
     }
     shape = [f"--{name}={getattr(said, name)}" for name in ("vocab", "batch", "length", "threads")]
     rows = []
-    for number, side in enumerate(SIDES):
-        if said.only and not any(side.name == name or side.name.startswith(f"{name} ") for name in said.only):
-            continue
+    for number, side in enumerate(chosen(said.only)):
         python = said.peers if side.peer else Path(sys.executable)
         arguments = [*shape, f"--dtype={side.dtype}", *side.arguments]
         worker = Worker(python, side.module, arguments, environment, logs / f"{number}.log")
@@ -188,7 +134,9 @@ def report(rows: list[Row], tokens: int) -> list[dict]:
         step = row.side.name not in CEILING.values()
         disturbed = row.quiet.count(False)
         floor = FLOORS.get(row.side.name)
-        below = f"  below {floor:.0%}" if floor and share and share < floor else ""
+        below = ""
+        if floor is not None and share is not None and share < floor and disturbed <= len(row.took) / 2:
+            below = f"  below {floor:.0%}"
         print(
             f"{row.side.name:15} {row.seconds:8.3f} {row.best:8.3f} {tokens / row.seconds if step else 0:8.0f} "
             f"{row.rate / 1e9:8.1f} {f'{share:5.0%}' if share else '':5}  {disturbed}/{len(row.took)}{below}"
@@ -220,7 +168,7 @@ def parse() -> argparse.Namespace:
         parser.error(f"--only does not know {', '.join(sorted(wrong))}; it knows {', '.join(s.name for s in SIDES)}")
     if said.rounds < 2:
         parser.error(f"--rounds was {said.rounds}; quartiles need at least 2")
-    if not said.peers.exists():
+    if not said.peers.exists() and any(side.peer for side in chosen(said.only)):
         parser.error(f"there is no Python at {said.peers}; `make bench` creates it, or name one with --peers")
     return said
 

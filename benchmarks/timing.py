@@ -14,9 +14,13 @@ TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Table:
-    """Seconds of every round of every contestant, and how many cores other processes kept busy meanwhile."""
+    """Seconds of every round of every contestant, and how many cores other processes kept busy meanwhile.
+
+    seconds: on the wall. work: of all our cores together; it hardly feels other processes, but not idle cores either.
+    """
 
     seconds: dict[str, list[float]]
+    work: dict[str, list[float]]
     others: float
     quiet: bool
 
@@ -28,23 +32,28 @@ class Table:
         """Median over rounds of this one's time to that of base in the same round: above 1 is slower."""
         return statistics.median(a / b for a, b in zip(self.seconds[name], self.seconds[base], strict=True))
 
+    def effort(self, name: str, base: str) -> float:
+        """Median of this one's CPU time over that of base."""
+        return statistics.median(self.work[name]) / max(statistics.median(self.work[base]), 1e-9)
+
     def spread(self, name: str, base: str) -> tuple[float, float]:
         """Quartiles of that ratio over rounds."""
         ratios = [a / b for a, b in zip(self.seconds[name], self.seconds[base], strict=True)]
         low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
         return low, high
 
-    def show(self, *bases: str, work: float | None = None) -> str:
-        """One line a contestant: median and best in ms, the ratio to each base, and GFLOP/s for `work` FLOPs a call."""
+    def show(self, *bases: str, flops: float | None = None) -> str:
+        """One line a contestant: median and best in ms, ratios to each base, and GFLOP/s for so many `flops` a call."""
         width = max(map(len, self.seconds))
         lines = []
         for name, seconds in self.seconds.items():
             line = f"{name:{width}s}  {1e3 * self.median(name):9.3f} ms (best {1e3 * min(seconds):9.3f})"
             for base in bases:
                 low, high = self.spread(name, base)
-                line += f"  {self.ratio(name, base):5.2f} x {base} [{low:.2f}-{high:.2f}]"
-            if work is not None:
-                line += f"  {work / self.median(name) / 1e9:6.1f} GFLOP/s"
+                line += f"  {self.ratio(name, base):5.2f} x {base} [{low:.2f}-{high:.2f}],"
+                line += f" {self.effort(name, base):5.2f} by CPU time"
+            if flops is not None:
+                line += f"  {flops / self.median(name) / 1e9:6.1f} GFLOP/s"
             lines.append(line)
         state = "quiet" if self.quiet else "NOT QUIET: trust the ratios, not the times"
         return "\n".join([*lines, f"other processes kept {self.others:.2f} cores busy ({state})"])
@@ -74,14 +83,16 @@ def alternate(
     _await_quiet(patience, limit)
     names = list(contestants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    work: dict[str, list[float]] = {name: [] for name in names}
     before = _read_clocks()
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             jax.block_until_ready(contestants[name]())
             seconds[name].append(time.perf_counter() - start)
+            work[name].append(time.process_time() - worked)
     others = _busy_cores(before, _read_clocks())
-    return Table(seconds, others, others <= limit)
+    return Table(seconds, work, others, others <= limit)
 
 
 def _await_quiet(patience: float, limit: float) -> None:

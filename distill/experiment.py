@@ -8,7 +8,7 @@ from distill.data.source import Herd, Source
 from distill.mesh import Mesh
 from distill.optim import AdamW, Optimizer
 from losses import Distill, RouterHealth
-from models.config import Config
+from models.config import Config, tiny
 from models.llama4 import Execution
 
 
@@ -101,7 +101,7 @@ class Experiment:
 
 
 def _tiny_stage(stage: Stage) -> Stage:
-    learners = tuple(dataclasses.replace(learner, model=learner.model.tiny()) for learner in stage.learners)
+    learners = tuple(dataclasses.replace(learner, model=tiny(learner.model)) for learner in stage.learners)
     length = min(stage.length, 64, *(learner.model.max_positions for learner in learners))
     steps = min(stage.steps, 12)
     return dataclasses.replace(

@@ -12,7 +12,7 @@ Cost: see experiments/README.md, which also has the result.
 """
 
 from distill import AdamW, Experiment, Learner, Stage, WarmupCosine, launch
-from models import BEHEMOTH_PICO, MAVERICK_PICO, SCOUT_PICO
+from models.config import BEHEMOTH_PICO, MAVERICK_PICO, SCOUT_PICO
 
 BEHEMOTH = Learner(name="behemoth", model=BEHEMOTH_PICO, optimizer=AdamW(rate=WarmupCosine(peak=2e-3, warmup=0.05)))
 SCOUT = Learner(name="scout", model=SCOUT_PICO, optimizer=AdamW(rate=WarmupCosine(peak=6e-3)))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from losses.head import project, pull
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss that can be taken by pieces. It looks at the logits, weighs what it saw nearby, then judges the logits.
 
@@ -67,6 +68,8 @@ def total_loss(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Piece:
+    __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
+
     start: Int[Array, ""]
     fresh: Bool[Array, "1 c"]  # the last piece starts early to be full; what it repeats must not be learned twice
     hidden: Float[Array, "b c d"]

@@ -18,7 +18,7 @@ from losses.tally import Tally
 
 @dataclass(frozen=True, kw_only=True)
 class Distill:
-    """L = sum over labels of a T^2 D(teacher, student) + (1 - a) CE, with a = alpha(step) * gate.
+    """L = sum over labels of a T^2 D(teacher, student) + (1 - a) CE, with a = alpha(progress) * gate.
 
     With the forward KL at temperature 1 the gradient in the logits is q - (a p + (1 - a) e_y): mixing the losses is
     mixing the targets, and the gate's work is to find the mixture closest to the truth. Alpha is the weight of the SOFT
@@ -27,8 +27,8 @@ class Distill:
     Attributes:
       soft: divergence from the teacher.
       hard: loss against the labels.
-      alpha: greatest weight of the soft term, by optimizer step.
-      temperature: of the soft term only, by optimizer step. 1 is best in pre-training (arXiv:2410.16215).
+      alpha: greatest weight of the soft term; may move.
+      temperature: of the soft term only; may move. 1 is best in pre-training (arXiv:2410.16215).
       gate: trust in the teacher, position by position.
       chunk: positions of t whose logits exist at a time; None for all. See `losses.chunk`.
     """
@@ -48,7 +48,9 @@ class Distill:
                 "stay within 0 and 1."
             )
         if self.temperature.span()[0] <= 0.0:
-            raise ValueError(f"Distill(temperature={self.temperature}) must stay above 0; 1 leaves the teacher as it is.")
+            raise ValueError(
+                f"Distill(temperature={self.temperature}) must stay above 0; 1 leaves the teacher as it is."
+            )
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"Distill(chunk={self.chunk}) must be at least 1 position; None takes all at once.")
 
@@ -60,7 +62,7 @@ class Distill:
         labels: Int[Array, "b t"],
         mask: Bool[Array, "b t"],
         segments: Int[Array, "b t"],
-        step: Int[Array, ""] | int,
+        progress: Float[Array, ""] | float,
     ) -> tuple[Tally, dict[str, Tally]]:
         """The loss over the labels that count, and what to log.
 
@@ -71,20 +73,25 @@ class Distill:
           labels: labels[:, t] is the token that FOLLOWS position t: shifting is the data's work, done once for all.
           mask: which labels count. Others may hold anything.
           segments: number of the document at every position; a gate never looks past its document's ends.
-          step: optimizer steps taken so far.
+          progress: share of the optimizer steps that are done, in [0, 1]; what schedules read.
 
         Returns:
           The loss (differentiable total), and tallies without gradient: loss, hard (cross-entropy), accuracy, and with
           a signal soft (the divergence), alpha, teacher_hard, agreement (of the most probable tokens) and evidence (the
           teacher's advantage in Brier score).
         """
+        if signal is not None and signal.vocab != head.shape[1]:
+            raise ValueError(
+                f"The teacher's vocabulary has {signal.vocab} tokens and the student's {head.shape[1]}; they must be one "
+                "tokenizer's. Where only the padding differs, pad the shorter head and give its new logits -inf."
+            )
         rows = _Rows(
             signal=signal,
             labels=jnp.where(mask, labels, 0),
             mask=mask,
             segments=segments,
-            alpha=self.alpha.at(step),
-            temperature=self.temperature.at(step),
+            alpha=self.alpha.at(progress),
+            temperature=self.temperature.at(progress),
         )
         rows = jax.lax.stop_gradient(rows)
         if signal is None:
@@ -107,7 +114,9 @@ class Distill:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Rows:
-    """What the student is asked, [b t], and the knobs of this step."""
+    """What the student is asked, [b t], and the knobs of this moment."""
+
+    __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
 
     signal: Any
     labels: Int[Array, "b t"]

@@ -4,15 +4,18 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A number for every optimizer step: gradient accumulation does not advance it, a resumed run continues it."""
+    """A number that depends on the progress of the run, the share of its optimizer steps that are done.
 
-    def at(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
-        """The value at an optimizer step, counted from 0."""
+    So a run of another length bends it along, gradient accumulation does not advance it, a resumed run continues it.
+    """
+
+    def at(self, progress: Float[Array, ""] | float) -> Float[Array, ""]:
+        """The value at a progress in [0, 1]."""
         ...
 
     def span(self) -> tuple[float, float]:
@@ -24,9 +27,9 @@ class Schedule(Protocol):
 class Constant:
     """The same value for ever."""
 
-    value: float
+    value: float = 1.0
 
-    def at(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
+    def at(self, progress: Float[Array, ""] | float) -> Float[Array, ""]:
         """The value."""
         return jnp.float32(self.value)
 
@@ -37,18 +40,14 @@ class Constant:
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """A straight line from start to end over `steps` optimizer steps, then flat."""
+    """A straight line from start to end over the run."""
 
-    start: float
-    end: float
-    steps: int
+    start: float = 1.0
+    end: float = 0.0
 
-    def __post_init__(self):
-        _check_steps(self, self.steps)
-
-    def at(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
-        """The value at an optimizer step."""
-        return self.start + (self.end - self.start) * _fraction(step, self.steps)
+    def at(self, progress: Float[Array, ""] | float) -> Float[Array, ""]:
+        """The value at a progress in [0, 1]."""
+        return self.start + (self.end - self.start) * _clip(progress)
 
     def span(self) -> tuple[float, float]:
         """The two ends in order."""
@@ -57,18 +56,14 @@ class Linear:
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine:
-    """Half a cosine from start to end over `steps` optimizer steps, then flat."""
+    """Half a cosine from start to end over the run."""
 
-    start: float
-    end: float
-    steps: int
+    start: float = 1.0
+    end: float = 0.0
 
-    def __post_init__(self):
-        _check_steps(self, self.steps)
-
-    def at(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
-        """The value at an optimizer step."""
-        rest = 0.5 * (1.0 + jnp.cos(jnp.pi * _fraction(step, self.steps)))
+    def at(self, progress: Float[Array, ""] | float) -> Float[Array, ""]:
+        """The value at a progress in [0, 1]."""
+        rest = 0.5 * (1.0 + jnp.cos(jnp.pi * _clip(progress)))
         return self.end + (self.start - self.end) * rest
 
     def span(self) -> tuple[float, float]:
@@ -78,34 +73,31 @@ class Cosine:
 
 @dataclass(frozen=True, kw_only=True)
 class WSD:
-    """Warm-up, stable, decay: peak * min(1, f / warmup, (1 - f) / decay) at the fraction f of the run.
+    """Warm-up, stable, decay: peak * min(1, f / warmup, (1 - f) / decay) at progress f.
 
     Tied to a learning rate of the same shape it was the best weight of the soft targets in a study of distillation
     during pre-training (Peng et al. 2024, arXiv:2410.16215).
 
     Attributes:
       peak: the value on the plateau.
-      steps: optimizer steps of the whole run.
       warmup: fraction of the run that rises from 0.
       decay: fraction of the run that falls back to 0.
     """
 
-    peak: float
-    steps: int
+    peak: float = 1.0
     warmup: float = 0.1
     decay: float = 0.3
 
     def __post_init__(self):
-        _check_steps(self, self.steps)
         if self.warmup < 0.0 or self.decay < 0.0 or self.warmup + self.decay > 1.0:
             raise ValueError(
                 f"WSD(warmup={self.warmup}, decay={self.decay}) must be fractions of the run, neither negative, that "
                 "add to at most 1; shorten one."
             )
 
-    def at(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
-        """The value at an optimizer step."""
-        f = _fraction(step, self.steps)
+    def at(self, progress: Float[Array, ""] | float) -> Float[Array, ""]:
+        """The value at a progress in [0, 1]."""
+        f = _clip(progress)
         rise = f / self.warmup if self.warmup > 0.0 else 1.0
         fall = (1.0 - f) / self.decay if self.decay > 0.0 else 1.0
         return self.peak * jnp.minimum(1.0, jnp.minimum(rise, fall))
@@ -115,10 +107,5 @@ class WSD:
         return min(0.0, self.peak), max(0.0, self.peak)
 
 
-def _fraction(step: Int[Array, ""] | int, steps: int) -> Float[Array, ""]:
-    return jnp.clip(jnp.asarray(step, jnp.float32) / steps, 0.0, 1.0)
-
-
-def _check_steps(schedule: Schedule, steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"{schedule} must last at least 1 optimizer step; set steps to the length of the run.")
+def _clip(progress: Float[Array, ""] | float) -> Float[Array, ""]:
+    return jnp.clip(jnp.asarray(progress, jnp.float32), 0.0, 1.0)

@@ -22,6 +22,8 @@ class Belief:
       top: the most probable token.
     """
 
+    __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
+
     gold: Float[Array, "b t"]
     square: Float[Array, "b t"]
     top: Int[Array, "b t"]
@@ -34,6 +36,11 @@ class Belief:
 @runtime_checkable
 class Signal(Protocol):
     """A pytree that says a distribution over the vocabulary at every position [b t]."""
+
+    @property
+    def vocab(self) -> int:
+        """Size of the vocabulary, padding included."""
+        ...
 
     def slice(self, start: Int[Array, ""], size: int) -> "Signal":
         """The positions [start, start + size) of every row."""
@@ -53,7 +60,14 @@ class Signal(Protocol):
 class Dense:
     """Logits over the whole vocabulary; -inf marks a token that cannot occur (padded vocabulary)."""
 
+    __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
+
     logits: Float[Array, "b t v"]
+
+    @property
+    def vocab(self) -> int:
+        """Size of the vocabulary, padding included."""
+        return self.logits.shape[-1]
 
     def slice(self, start: Int[Array, ""], size: int) -> "Dense":
         """The positions [start, start + size) of every row."""
@@ -65,12 +79,13 @@ class Dense:
 
     def belief(self, labels: Int[Array, "b t"]) -> Belief:
         """What it thinks of the labels, at temperature 1."""
-        log_probs = jax.nn.log_softmax(self.logits.astype(jnp.float32), axis=-1)
-        gold = jnp.take_along_axis(log_probs, rearrange(labels, "b t -> b t 1"), axis=-1)
+        logits = self.logits.astype(jnp.float32)
+        log_norm = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        gold = jnp.take_along_axis(logits, rearrange(labels, "b t -> b t 1"), axis=-1) - log_norm
         return Belief(
             gold=rearrange(gold, "b t 1 -> b t"),
-            square=jnp.sum(jnp.exp(2.0 * log_probs), axis=-1),
-            top=jnp.argmax(self.logits, axis=-1),
+            square=jnp.sum(jnp.exp(2.0 * (logits - log_norm)), axis=-1),
+            top=_argmax(logits),
         )
 
 
@@ -82,8 +97,15 @@ class Projected:
     This is what a teacher hands over, to another mesh or to a loss that must not hold [b t v].
     """
 
+    __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
+
     hidden: Float[Array, "b t d"]
     head: Float[Array, "d v"]
+
+    @property
+    def vocab(self) -> int:
+        """Size of the vocabulary, padding included."""
+        return self.head.shape[-1]
 
     def slice(self, start: Int[Array, ""], size: int) -> Dense:
         """The positions [start, start + size) of every row, as logits: made once and read several times."""
@@ -96,3 +118,12 @@ class Projected:
     def belief(self, labels: Int[Array, "b t"]) -> Belief:
         """What it thinks of the labels, at temperature 1."""
         return Dense(project(self.hidden, self.head)).belief(labels)
+
+
+def _argmax(logits: Float[Array, "b t v"], block: int = 64) -> Int[Array, "b t"]:
+    """Argmax in two steps, the best block and the best in it: XLA:CPU's is a scalar loop, 18 times a plain maximum."""
+    padded = jnp.pad(logits, ((0, 0), (0, 0), (0, -logits.shape[2] % block)), constant_values=-jnp.inf)
+    blocks = rearrange(padded, "b t (n k) -> b t n k", k=block)
+    best = jnp.argmax(jnp.max(blocks, axis=-1), axis=-1)
+    winner = jnp.take_along_axis(blocks, rearrange(best, "b t -> b t 1 1"), axis=2)
+    return block * best + jnp.argmax(rearrange(winner, "b t 1 k -> b t k"), axis=-1)

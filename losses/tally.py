@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 
 @jax.tree_util.register_dataclass
@@ -20,11 +20,13 @@ class Tally:
       count: how many values that was.
     """
 
+    __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
+
     total: Float[Array, ""]
     count: Float[Array, ""]
 
     @staticmethod
-    def of(values: Float[Array, "b t"], mask: Bool[Array, "b t"]) -> "Tally":
+    def of(values: Shaped[Array, "b t"], mask: Bool[Array, "b t"]) -> "Tally":
         """Tallies the values where the mask holds; a masked value may be anything, even NaN."""
         return Tally(
             total=jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0)),

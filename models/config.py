@@ -1,4 +1,4 @@
-"""Config: what a Llama 4 text decoder is, every size a literal. A smaller size is a literal of its own, not a formula."""
+"""Config: what a Llama 4 text decoder is, every size a literal: a smaller one is a literal too, not a formula."""
 
 from dataclasses import dataclass, replace
 
@@ -39,7 +39,7 @@ class RopeScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class Tempering:
-    """Attention temperature of NoPE layers: queries at position p are multiplied by 1 + scale * ln(1 + (p + 1) // floor).
+    """Attention temperature of NoPE layers: queries at position p times 1 + scale * ln(1 + (p + 1) // floor).
 
     It keeps attention over long documents sharp (Llama 4; Nakanishi 2025, arXiv:2501.19399).
     """
@@ -118,6 +118,18 @@ class Config:
     def moe_per_period(self) -> int:
         """MoE layers in one pattern."""
         return sum(layer.moe for layer in self.pattern)
+
+
+def tiny(config: Config) -> Config:
+    """The same kinds of layer at a size that trains in seconds: one pattern, few narrow experts, short chunks."""
+    kv_heads = min(config.kv_heads, 2)
+    return replace(
+        config, width=min(config.width, 32), layers=len(config.pattern), kv_heads=kv_heads,
+        heads=kv_heads * min(config.heads // config.kv_heads, 2), head_dim=min(config.head_dim, 8),
+        expert_width=min(config.expert_width, 32), dense_width=min(config.dense_width, 64),
+        experts=min(config.experts, max(4, config.top_k)), chunk=min(config.chunk, 16),
+        max_positions=min(config.max_positions, 512),
+    )  # fmt: skip
 
 
 def interleave(*, nope: int, moe: int) -> tuple[Layer, ...]:

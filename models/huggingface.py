@@ -200,13 +200,13 @@ def _open(folder: Path, stack: ExitStack) -> dict[str, Callable[[], np.ndarray]]
     from safetensors import safe_open
 
     index = folder / "model.safetensors.index.json"
-    files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    shards = json.loads(index.read_text())["weight_map"].values() if index.exists() else ["model.safetensors"]
     readers = {}
-    for name in files:
+    for name in sorted(set(shards)):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} lacks {name}; download the whole checkpoint")
         file = stack.enter_context(safe_open(folder / name, framework="numpy"))
-        readers |= {tensor: partial(file.get_tensor, tensor) for tensor in file.keys()}
+        readers |= {tensor: partial(file.get_tensor, tensor) for tensor in file.keys()}  # noqa: SIM118 (no mapping)
     return readers
 
 
@@ -225,11 +225,13 @@ def _assemble(
     """One parameter of one layer, of this shape."""
     source, target = entry.pattern.split(" -> ")
     sizes = dict(zip(target.split(), shape, strict=True))
-    tensors = [readers[prefix + tensor]() for tensor in entry.tensors]
-    stacked = tensors[0] if len(tensors) == 1 else np.stack(tensors)
     wanted = tuple(math.prod(sizes[letter] for letter in axis.strip("()").split()) for axis in AXIS.findall(source))
-    if stacked.shape != wanted:
-        raise ValueError(
-            f"{prefix + entry.tensors[0]} makes an array of shape {stacked.shape}; by config.json it must be {wanted}"
-        )
-    return rearrange(stacked, entry.pattern, **sizes)
+    several = len(entry.tensors) > 1
+    wanted = wanted[1:] if several else wanted
+    tensors = []
+    for name in entry.tensors:
+        tensor = readers[prefix + name]()
+        if tensor.shape != wanted:
+            raise ValueError(f"{prefix + name} is of shape {tensor.shape}; by config.json it must be {wanted}")
+        tensors.append(tensor)
+    return rearrange(np.stack(tensors) if several else tensors[0], entry.pattern, **sizes)

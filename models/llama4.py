@@ -66,7 +66,7 @@ class Block(nnx.Module):
         """Adds this layer to the stream x; dense layers route nothing."""
         x = x + self.attention(self.attention_norm(x), layout, rotation)
         normed = self.feed_forward_norm(x)
-        if not self.layer.moe:
+        if isinstance(self.feed_forward, SwiGLU):
             return x + self.feed_forward(normed), None
         y, routing = self.feed_forward(normed, layout.valid, bias, dispatch)
         return x + y, routing
@@ -195,13 +195,15 @@ class Llama4(nnx.Module):
             raise ValueError(f"The layout is of shape {layout.positions.shape}, but the tokens of {tokens.shape}")
         wanted = (config.periods, config.moe_per_period, config.experts)
         if bias is not None and bias.shape != wanted:
-            raise ValueError(f"The router bias is of shape {bias.shape}; periods, MoE layers of each, experts: {wanted}")
+            raise ValueError(
+                f"The router bias is of shape {bias.shape}; it must be {wanted}: periods, MoE layers of each, experts"
+            )
 
 
 def _cast(periods: Period, dtype: str) -> Period:
     """Parameters in the dtype of the products; norm scales and routers keep theirs, as their work is in float32."""
 
-    def cast(param: nnx.Param) -> nnx.Param:
+    def cast(param: nnx.Param) -> nnx.Variable:
         precise = len(param.axes) == 1 or param.axes[-1] == "e"
         return param if precise else param.replace(param[...].astype(dtype))
 

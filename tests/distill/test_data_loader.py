@@ -131,8 +131,9 @@ def test_the_same_loader_gives_the_same_batches():
     assert_same(take(loader().batches(MANY), 20), take(loader().batches(MANY), 20))
 
 
-def test_another_seed_gives_another_order():
-    first, second = next(loader().batches(MANY)), next(loader(seed=1).batches(MANY))
+@pytest.mark.parametrize("window", [1, 200])
+def test_another_seed_gives_another_order_of_documents_and_of_rows(window):
+    first, second = (next(loader(seed=seed, window=window).batches(MANY)) for seed in (0, 1))
     assert (first.tokens != second.tokens).any()
 
 

@@ -26,7 +26,9 @@ def test_its_gradient_reaches_the_router_through_the_probabilities_alone():
 
 
 def test_two_choices_a_token_leave_a_perfect_balance_at_its_weight():
-    loss = RouterHealth(balance=0.01).loss(jnp.full((1, 4), 6.0), jnp.full((1, 4), 3.0), jnp.zeros(1), jnp.array([12.0]))
+    loss = RouterHealth(balance=0.01).loss(
+        jnp.full((1, 4), 6.0), jnp.full((1, 4), 3.0), jnp.zeros(1), jnp.array([12.0])
+    )
     np.testing.assert_allclose(loss, 0.01, rtol=1e-6)
 
 

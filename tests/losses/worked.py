@@ -22,7 +22,7 @@ def brier(p, label):
 
 
 def case(key, b=2, t=13, d=5, v=11, documents=True, dtype=jnp.float32):
-    """Arguments of Distill but the step: a ragged mask, and rows of two documents and padding."""
+    """Arguments of Distill but the progress: a ragged mask, and rows of two documents and padding."""
     keys = jax.random.split(key, 6)
 
     def normal(key, *shape):
@@ -40,11 +40,11 @@ def case(key, b=2, t=13, d=5, v=11, documents=True, dtype=jnp.float32):
     }
 
 
-def value_and_gradients(loss, step=0, **arguments):
+def value_and_gradients(loss, progress=0.0, **arguments):
     """Mean loss, its gradients in hidden and head, and the metrics' means."""
 
     def mean(hidden, head):
-        tally, metrics = loss(**(arguments | {"hidden": hidden, "head": head}), step=step)
+        tally, metrics = loss(**(arguments | {"hidden": hidden, "head": head}), progress=progress)
         return tally.mean(), metrics
 
     (value, metrics), gradients = jax.jit(jax.value_and_grad(mean, (0, 1), has_aux=True))(
