@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
+
 from distill import ceiling
 from distill.data.loader import Loader
 from distill.evaluate import evaluate
@@ -16,6 +18,9 @@ from distill.metrics import Metrics
 from distill.run import open_run, write_json
 from distill.statistics import paired
 from models import cost
+
+CACHE = Path(__file__).parents[1] / ".cache" / "jax"
+"""where compiled programs are kept"""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> No
 
     try:
         options = parse(experiment, sys.argv[1:] if arguments is None else arguments)
+        keep_compiled()
         results = [run_experiment(each, folder, quiet=options.quiet) for folder, each in options.seeded()]
         merged = merge(results, options.experiment)
         write_json(options.folder / "results.json", merged)
@@ -88,6 +94,13 @@ def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> No
         sys.exit(130)
     print_table(merged)
     print(f"\nreport: {page}")
+
+
+def keep_compiled(folder: Path = CACHE) -> None:
+    """Keep compiled programs on disk, so that a restart, or the next seed, compiles nothing twice."""
+    if jax.config.jax_compilation_cache_dir is None:  # the user's own choice (JAX_COMPILATION_CACHE_DIR) stands
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def run_experiment(experiment: Experiment, folder: Path, *, quiet: bool = False) -> dict[str, Any]:

@@ -82,8 +82,8 @@ class Distill:
         """
         if signal is not None and signal.vocab != head.shape[1]:
             raise ValueError(
-                f"The teacher's vocabulary has {signal.vocab} tokens and the student's {head.shape[1]}; they must be one "
-                "tokenizer's. Where only the padding differs, pad the shorter head and give its new logits -inf."
+                f"The teacher's vocabulary has {signal.vocab} tokens and the student's {head.shape[1]}; they must be "
+                "one tokenizer's. Where only the padding differs, pad the shorter and give its new logits -inf."
             )
         rows = _Rows(
             signal=signal,
@@ -167,7 +167,8 @@ class _Mixed:
         return rows.signal.belief(rows.labels), Dense(logits).belief(rows.labels)
 
     def weigh(self, notes, rows):
-        return rows.alpha * self.gate(*notes, rows.mask, rows.segments)
+        teacher, student = notes
+        return rows.alpha * self.gate(teacher, student, rows.mask, rows.segments)
 
     def judge(self, logits, rows, weights):
         soft = self.soft(rows.signal, logits, rows.temperature)

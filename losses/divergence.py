@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from losses.signal import Signal
 
 FLOOR = -1e30
+"""stands for the logarithm of zero"""
 
 
 @runtime_checkable
@@ -31,8 +32,8 @@ class Divergence(Protocol):
 class ForwardKL:
     """KL(teacher || student), the classic: zero only when they agree, and it covers all of the teacher's modes.
 
-    Its gradient in the logits is temperature * (q - p). A token that the teacher excludes (-inf) contributes nothing; one
-    that the student excludes and the teacher does not would be infinitely far and is FLOOR nats away instead.
+    Its gradient in the logits is temperature * (q - p). A token that the teacher excludes (-inf) contributes nothing;
+    one that the student excludes and the teacher does not would be infinitely far and is -FLOOR nats away instead.
     """
 
     def __call__(

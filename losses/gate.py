@@ -1,7 +1,7 @@
 """How far to trust the teacher, position by position."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,10 @@ class Gate(Protocol):
 class NoGate:
     """Trusts the teacher everywhere."""
 
-    reach: ClassVar[int] = 0
+    @property
+    def reach(self) -> int:
+        """Nothing beside the position itself."""
+        return 0
 
     def __call__(
         self, teacher: Belief, student: Belief, mask: Bool[Array, "b t"], segments: Int[Array, "b t"]
@@ -58,7 +61,7 @@ class Evidence:
     Attributes:
       kappa: advantage over which the gate opens, in units of squared probability.
       margin: advantage at which it is half open; below zero, a teacher as good as the student keeps most of its weight.
-        Meant for a finished teacher: one that is still training has to be clearly ahead, which a margin of 0.06 demands.
+        Meant for a finished teacher: of one still training, 0.06 demands that it be clearly ahead.
       window: tokens on either side that are averaged, never past the end of the document.
     """
 

@@ -8,7 +8,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from models.config import Config, Layer, Tempering
+from models.config import Config, Tempering
 from models.layers import Rotation, contract, draw, normalize, output_std
 from models.layout import Layout
 
@@ -16,7 +16,7 @@ from models.layout import Layout
 class Attention(nnx.Module):
     """Grouped-query attention without biases; query head h reads key/value head h // g."""
 
-    def __init__(self, config: Config, layer: Layer, key: PRNGKeyArray):
+    def __init__(self, config: Config, key: PRNGKeyArray):
         """Draws q, k, v with std fan_in^-0.5 and the output projection o smaller by the root of 2 * layers."""
         d, h, k, c = config.width, config.heads, config.kv_heads, config.head_dim
         keys = jax.random.split(key, 4)
@@ -24,15 +24,20 @@ class Attention(nnx.Module):
         self.k = draw(keys[1], (d, k, c), d**-0.5, ("d", "k", "c"))
         self.v = draw(keys[2], (d, k, c), d**-0.5, ("d", "k", "c"))
         self.o = draw(keys[3], (h, c, d), output_std(config, fan_in=h * c), ("h", "c", "d"))
-        self.config, self.layer = config, layer
+        self.config = config
 
-    def __call__(self, x: Float[Array, "b t d"], layout: Layout, rotation: Rotation) -> Float[Array, "b t d"]:
-        """What each token gathers from the tokens it sees; rotations, norms and softmax in float32."""
+    def __call__(
+        self, x: Float[Array, "b t d"], rope: bool, layout: Layout, rotation: Rotation
+    ) -> Float[Array, "b t d"]:
+        """What each token gathers from the tokens it sees; rotations, norms and softmax in float32.
+
+        rope: rotary positions within a chunk of the document; otherwise none, over all of it.
+        """
         config = self.config
         q = contract("btd,dhc->bthc", x, self.q[...])
         k = contract("btd,dkc->btkc", x, self.k[...])
         v = contract("btd,dkc->btkc", x, self.v[...])
-        if self.layer.rope:
+        if rope:
             q, k = rotation(q), rotation(k)
             if config.qk_norm:
                 q, k = normalize(q, config.eps), normalize(k, config.eps)

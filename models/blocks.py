@@ -23,11 +23,10 @@ class Blocks:
     first: rows each expert has in the batched product; 0 is the loop alone; None is the mean load, rounded up to 8.
     rows: tokens of a block; None is a quarter of `first`, but at least 16.
 
-    A batched product keeps all cores busy where the bodies of a loop run one after the other on XLA:CPU, but it pays
-    for its empty rows; so neither alone is fast. With first at the mean load the batch never holds more rows than the
-    ideal, and what overflows it is small unless the skew is large, when the loop costs no more than the work it does.
-    (Dropped: the batch with room for the fullest expert, in two or three static sizes under lax.switch: slower in both
-    regimes. The loop alone: slower on more than one core.)
+    The batch keeps all cores busy where a loop's bodies run one after the other on XLA:CPU, but it pays for its empty
+    rows; with first at the mean load it holds hardly more rows than there are tokens, and an even router leaves little
+    to the loop. Under a skew the empty rows are paid on top of the loop: with all tokens on one expert, about twice the
+    work. The loop alone (first=0) spares that, and memory; `benchmarks/moe_layer.py` compares the two.
     """
 
     first: int | None = None

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.attention import Attention
-from models.config import Config, Layer
+from models.config import Config
 from models.layers import RMSNorm, Rotation, SwiGLU, contract, draw, output_std
 from models.layout import Layout
 from models.moe import Dispatch, MoE, Routing, suited
@@ -42,14 +42,13 @@ class Execution:
 class Block(nnx.Module):
     """One layer: attention, then experts or a dense feed-forward, each normalised before and added to the stream."""
 
-    def __init__(self, config: Config, layer: Layer, key: PRNGKeyArray):
-        """Draws the parameters of one layer of this kind."""
+    def __init__(self, config: Config, moe: bool, key: PRNGKeyArray):
+        """Draws the parameters of one layer with experts or without; rotary positions have none."""
         attention_key, forward_key = jax.random.split(key)
-        self.layer = layer
         self.attention_norm = RMSNorm(config.width, config.eps)
-        self.attention = Attention(config, layer, attention_key)
+        self.attention = Attention(config, attention_key)
         self.feed_forward_norm = RMSNorm(config.width, config.eps)
-        if layer.moe:
+        if moe:
             self.feed_forward = MoE(config, forward_key)
         else:
             down_std = output_std(config, fan_in=config.dense_width)
@@ -58,13 +57,14 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
+        rope: bool,
         layout: Layout,
         rotation: Rotation,
         bias: Float[Array, " e"] | None,
         dispatch: Dispatch,
     ) -> tuple[Float[Array, "b t d"], Routing | None]:
         """Adds this layer to the stream x; dense layers route nothing."""
-        x = x + self.attention(self.attention_norm(x), layout, rotation)
+        x = x + self.attention(self.attention_norm(x), rope, layout, rotation)
         normed = self.feed_forward_norm(x)
         if isinstance(self.feed_forward, SwiGLU):
             return x + self.feed_forward(normed), None
@@ -77,8 +77,9 @@ class Period(nnx.Module):
 
     def __init__(self, config: Config, key: PRNGKeyArray):
         """Draws the layers of one pattern."""
+        self.pattern = config.pattern
         keys = jax.random.split(key, len(config.pattern))
-        self.blocks = nnx.List([Block(config, *each) for each in zip(config.pattern, keys, strict=True)])
+        self.blocks = nnx.List([Block(config, layer.moe, keys[i]) for i, layer in enumerate(config.pattern)])
 
     def __call__(
         self,
@@ -90,10 +91,10 @@ class Period(nnx.Module):
     ) -> tuple[Float[Array, "b t d"], list[Routing], list[Float[Array, "b t d"]]]:
         """The stream after these layers, the routing of their MoE layers, and the stream before each layer."""
         routings, inputs = [], []
-        for block in self.blocks:
+        for layer, block in zip(self.pattern, self.blocks, strict=True):
             inputs.append(x)
-            own_bias = bias[len(routings)] if block.layer.moe and bias is not None else None
-            x, routing = block(x, layout, rotation, own_bias, dispatch)
+            own_bias = bias[len(routings)] if layer.moe and bias is not None else None
+            x, routing = block(x, layer.rope, layout, rotation, own_bias, dispatch)
             if routing is not None:
                 routings.append(routing)
         return x, routings, inputs

@@ -50,7 +50,7 @@ def test_muon_takes_the_layers_matrices_and_adam_the_rest(model):
 
 def test_muon_reads_the_output_projection_from_heads_and_channels(model):
     dimensions = muon_dimensions(model).periods.blocks[0].attention.o
-    one = dimensions[...] if isinstance(dimensions, nnx.Variable) else dimensions
+    one = dimensions.get_raw_value()
     assert (one.reduction_axis, one.output_axis) == ((1, 2), (3,))
 
 

@@ -1,13 +1,12 @@
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.losses.worked import as_dense, assert_close, brier, case, kl, softmax, value_and_gradients
 
 from losses import Constant, CrossEntropy, Dense, Distill, Evidence, Linear, NoGate
+from tests.losses.worked import as_dense, assert_close, brier, case, kl, softmax, value_and_gradients
 
 PLAIN = Distill(gate=NoGate())
 NEAR = Evidence(window=3)  # within a piece of 4: a longer window would make the piece longer
@@ -177,7 +176,7 @@ def test_a_loss_in_bfloat16_is_close_and_reported_in_float32(key):
 class Gold:
     """The probability that the teacher gives the label."""
 
-    reach: ClassVar[int] = 0
+    reach: int = 0
 
     def __call__(self, teacher, student, mask, segments):
         return jnp.exp(teacher.gold)

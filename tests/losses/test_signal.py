@@ -34,9 +34,9 @@ def test_projected_hidden_states_say_what_their_logits_say(key):
 
 
 def test_the_most_probable_token_is_found_whatever_the_size_of_the_vocabulary(key):
-    for v in (3, 64, 200, 1000):
+    for v in (3, 64, 200):
         logits = jax.random.normal(key, (2, 5, v))
-        top = Dense(logits).belief(jnp.zeros((2, 5), jnp.int32)).top
+        top = jax.jit(Dense(logits).belief)(jnp.zeros((2, 5), jnp.int32)).top
         np.testing.assert_array_equal(top, np.argmax(logits, axis=-1))
 
 

@@ -21,13 +21,14 @@ TOY = Config(
 PLAIN = Execution(dispatch=Dense())
 
 
-@pytest.fixture
-def model(key):
-    return jax.jit(lambda: Llama4(TOY, key))()
+@pytest.fixture(scope="module")
+def model():
+    return jax.jit(partial(Llama4, TOY))(jax.random.key(0))
 
 
-@pytest.fixture
-def tokens(key):
+@pytest.fixture(scope="module")
+def tokens():
+    key = jax.random.key(0)
     return jax.random.permutation(key, jnp.arange(40))[:24].reshape(2, 12)
 
 
