@@ -84,5 +84,7 @@ def abstract(learner: Learner, steps: int, mesh: jax.sharding.Mesh) -> State:
 def create(learner: Learner, steps: int, mesh: jax.sharding.Mesh, seed: int) -> State:
     """The state before the first step, born sharded: no device ever holds what it does not keep."""
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract(learner, steps, mesh))
-    born = jax.jit(lambda key: _born(learner, steps, key), out_shardings=places)
+    # It runs once: on a CPU the optimizer of machine code takes longer than the drawing.
+    quick = {"xla_backend_optimization_level": 0}
+    born = jax.jit(lambda key: _born(learner, steps, key), out_shardings=places, compiler_options=quick)
     return born(seed_key(seed, learner.name))

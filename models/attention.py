@@ -104,9 +104,9 @@ def attend_chunk(
         y = attend(fold(q), fold(k), fold(v), _causal(chunk, chunk))
     else:
         keys = partial(_fold_with_previous, chunk=chunk)
-        # Segments from 1, as the columns before the row count as 0 and belong to nobody.
-        segments = layout.segments + 1
-        inside = _causal(chunk, 2 * chunk) & _equal(fold(segments), keys(segments)) & _equal(fold(rooms), keys(rooms))
+        # The zeros before and after a row are padding to the segments too: segment 0.
+        inside = _causal(chunk, 2 * chunk) & _equal(fold(layout.segments), keys(layout.segments))
+        inside = inside & _equal(fold(rooms), keys(rooms))
         y = attend(fold(q), keys(k), keys(v), inside)
     return rearrange(y, "(b n) t h c -> b (n t) h c", b=b)[:, :t]
 

@@ -183,6 +183,23 @@ class Gold:
 
 
 @dataclass(frozen=True)
+class Mean:
+    """The teacher's mean probability of a label, over everything that it is shown."""
+
+    reach: int = 0
+
+    def __call__(self, teacher, student, mask, segments):
+        return jnp.full(mask.shape, jnp.exp(teacher.gold).mean())
+
+
+def test_a_gate_is_shown_finite_numbers_where_labels_do_not_count(key):
+    arguments = case(key)
+    arguments["labels"] = jnp.where(arguments["mask"], arguments["labels"], -100)
+    value, slopes, _ = value_and_gradients(Distill(gate=Mean()), **arguments)
+    assert jnp.isfinite(value) and all(jnp.isfinite(g).all() for g in slopes)
+
+
+@dataclass(frozen=True)
 class Squared:
     """Squared distance of the probabilities."""
 
