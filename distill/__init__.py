@@ -5,6 +5,7 @@ from distill.launch import launch
 from distill.mesh import Mesh
 from distill.optim import AdamW, Muon, WarmupCosine, WarmupStableDecay
 from distill.run import load_run
+from distill.trained import load_weights
 
 __all__ = [
     "AdamW",
@@ -17,4 +18,5 @@ __all__ = [
     "WarmupStableDecay",
     "launch",
     "load_run",
+    "load_weights",
 ]

@@ -89,7 +89,7 @@ class Experiment:
         return next(stage for stage in self.stages if name in [learner.name for learner in stage.learners])
 
     def tiny(self) -> "Experiment":
-        """The same experiment in about a minute on a laptop: same stages and kinds of layer, few steps, small models."""
+        """The same stages and kinds of layer in about a minute on a laptop: few steps, small models."""
         return dataclasses.replace(
             self,
             name=f"{self.name}-tiny",
@@ -105,7 +105,14 @@ def _tiny_stage(stage: Stage) -> Stage:
     length = min(stage.length, 64, *(learner.model.max_positions for learner in learners))
     steps = min(stage.steps, 12)
     return dataclasses.replace(
-        stage, learners=learners, steps=steps, rows=4, length=length, accumulate=min(stage.accumulate, 2), log_every=2, save_every=4
+        stage,
+        learners=learners,
+        steps=steps,
+        rows=4,
+        length=length,
+        accumulate=min(stage.accumulate, 2),
+        log_every=2,
+        save_every=4,
     )
 
 
@@ -130,7 +137,9 @@ def _check_stage(stage: Stage, earlier: dict[str, Learner], mesh: Mesh) -> None:
                 f"{learner.name!r}; set --stages.N.length {model.max_positions} or raise model.max_positions"
             )
         if learner.name in earlier and earlier[learner.name].model != model:
-            raise ValueError(f"{where}: {learner.name!r} has another architecture in an earlier stage; give it another name")
+            raise ValueError(
+                f"{where}: {learner.name!r} has another architecture in an earlier stage; give it another name"
+            )
     _check_teacher(stage, earlier)
 
 
@@ -139,11 +148,14 @@ def _check_teacher(stage: Stage, earlier: dict[str, Learner]) -> None:
         return
     where = f"stage {stage.name!r}"
     if stage.teacher not in earlier:
-        raise ValueError(f"{where}: teacher {stage.teacher!r} is not a learner of an earlier stage; there are {sorted(earlier)}")
+        raise ValueError(
+            f"{where}: teacher {stage.teacher!r} is not a learner of an earlier stage; there are {sorted(earlier)}"
+        )
     teacher = earlier[stage.teacher].model
     if stage.length > teacher.max_positions:
         raise ValueError(
-            f"{where}: rows of {stage.length} tokens are longer than the {teacher.max_positions} positions of teacher {stage.teacher!r}"
+            f"{where}: rows of {stage.length} tokens are longer than the {teacher.max_positions} positions "
+            f"of teacher {stage.teacher!r}"
         )
     for learner in stage.learners:
         if learner.model.vocab != teacher.vocab:

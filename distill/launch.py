@@ -36,7 +36,10 @@ class Options:
         """A run folder and an experiment per seed."""
         first = self.experiment.seed
         return [
-            (self.folder if n == 0 else self.folder.with_name(f"{self.folder.name}-seed{first + n}"), replace(self.experiment, seed=first + n))
+            (
+                self.folder if n == 0 else self.folder.with_name(f"{self.folder.name}-seed{first + n}"),
+                replace(self.experiment, seed=first + n),
+            )
             for n in range(self.seeds)
         ]
 
@@ -77,7 +80,7 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
 
 
 def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
-    """The main function of an experiment file. Ends the process with 1 after a clear error, with 130 when interrupted."""
+    """The main function of an experiment file. Exit code 1: a clear error; 130: interrupted, and saved."""
     from distill.report import print_table, write_report
 
     try:
@@ -98,7 +101,7 @@ def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> No
 
 def keep_compiled(folder: Path = CACHE) -> None:
     """Keep compiled programs on disk, so that a restart, or the next seed, compiles nothing twice."""
-    if jax.config.jax_compilation_cache_dir is None:  # the user's own choice (JAX_COMPILATION_CACHE_DIR) stands
+    if jax.config.read("jax_compilation_cache_dir") is None:  # the user's own choice (JAX_COMPILATION_CACHE_DIR) stands
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
@@ -124,7 +127,9 @@ def run_experiment(experiment: Experiment, folder: Path, *, quiet: bool = False)
 def score(room: Room, stage: Stage) -> list[dict[str, Any]]:
     """A row of results per learner of a finished stage: held-out figures, sizes, tokens, seconds."""
     experiment = room.experiment
-    batches = on_mesh(room.loader(stage).held_out_batches(experiment.corpus, experiment.held_out), experiment.mesh.build())
+    batches = on_mesh(
+        room.loader(stage).held_out_batches(experiment.corpus, experiment.held_out), experiment.mesh.build()
+    )
     seconds = sum(line["seconds"] for line in room.run.timings() if line["stage"] == stage.name)
     rows = []
     for learner in stage.learners:
@@ -141,7 +146,9 @@ def merge(results: Sequence[dict[str, Any]], experiment: Experiment) -> dict[str
     """The results of several seeds as one, with paired differences between the stages to compare."""
     corpora = {each["corpus"] for each in results}
     if len(corpora) > 1:
-        raise ValueError(f"the seeds ran on different corpora {sorted(corpora)}: their figures cannot be paired; run them again")
+        raise ValueError(
+            f"the seeds ran on different corpora {sorted(corpora)}: their figures cannot be paired; run them again"
+        )
     rows = [row for each in results for row in each["models"]]
     return {
         "corpus": results[0]["corpus"],
@@ -173,6 +180,6 @@ def check_vocabulary(experiment: Experiment) -> None:
         for learner in stage.learners:
             if learner.model.vocab != tokens:
                 raise ValueError(
-                    f"stage {stage.name!r}: {learner.name!r} has a vocabulary of {learner.model.vocab}, the tokenizer of "
-                    f"{tokens}; set --stages.N.learners.M.model.vocab {tokens}"
+                    f"stage {stage.name!r}: {learner.name!r} has a vocabulary of {learner.model.vocab}, the tokenizer "
+                    f"of {tokens}; set --stages.N.learners.M.model.vocab {tokens}"
                 )

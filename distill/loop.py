@@ -1,4 +1,4 @@
-"""The loop of a stage: batches in, steps, lines of metrics, checkpoints. Stops and goes on where it was, bit for bit."""
+"""The loop of a stage: batches in, steps, metrics, checkpoints. Stops, and goes on where it was, bit for bit."""
 
 import signal
 import threading
@@ -26,6 +26,7 @@ from distill.run import Run
 from distill.state import State, Weights, abstract, create, parts, whole
 from distill.step import Step
 from distill.teacher import LiveTeacher, Silent, Teacher
+from distill.trained import read_weights
 
 PATIENCE = 3
 """consecutive steps without a finite update after which a run stops"""
@@ -52,11 +53,7 @@ class Room:
 
     def weights(self, stage: Stage, name: str) -> Weights:
         """The learner `name` as `stage` left it."""
-        learner = next(learner for learner in stage.learners if learner.name == name)
-        shapes = abstract(learner, stage.steps, self.experiment.mesh.build())
-        with Checkpoints(self.run.checkpoints(stage.name), writable=False) as checkpoints:
-            found = checkpoints.restore({name: {"weights": shapes.weights}}, step=stage.steps)
-        return found.trees[name]["weights"]
+        return read_weights(self.run, stage.name, name, self.experiment.mesh, step=stage.steps)
 
     def teacher(self, name: str | None) -> Teacher:
         """The learner `name` as its stage left it, to listen to; silence for None."""
@@ -114,9 +111,10 @@ def _advance(
     before = None
     with Progress(stage.steps, stage.name, start, quiet=room.quiet) as bar:
         for number in range(start + 1, stage.steps + 1):
-            batch = _put(next(batches), stage.accumulate, mesh)
+            batch = put(next(batches), stage.accumulate, mesh)
             states, metrics = step(states, teacher, batch)
-            _check_finite(stage, before)  # the step before: this one is still under way
+            if before is not None:
+                _check_finite(stage, before)  # the step before: this one is still under way
             before = metrics
             last = number == stage.steps or room.stop.is_set()
             if number % stage.log_every == 0 or number in (1, stage.steps):
@@ -162,7 +160,7 @@ def _flat(looks: dict[str, Score]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _put(batch: Batch, accumulate: int, mesh: jax.sharding.Mesh) -> Batch:
+def put(batch: Batch, accumulate: int, mesh: jax.sharding.Mesh) -> Batch:
     """Host arrays [a * b, t] as device arrays [a, b, t], rows over the mesh."""
     cut = jax.tree.map(lambda x: rearrange(x, "(a b) t -> a b t", a=accumulate), batch)
     return jax.device_put(cut, meshes.rows(mesh, leading=1))
@@ -175,12 +173,12 @@ def on_mesh(batches: list[Batch], mesh: jax.sharding.Mesh) -> list[Batch]:
 
 def _check_finite(stage: Stage, metrics: Any) -> None:
     """Stop after three updates in a row that were not finite: by then it is no accident."""
-    for learner in stage.learners if metrics is not None else ():
+    for learner in stage.learners:
         skipped = int(metrics[f"{learner.name}/skipped"].total)
         if skipped >= PATIENCE:
             raise FloatingPointError(
-                f"stage {stage.name}: the last {skipped} updates of {learner.name!r} were not finite and were not made; "
-                f"the last good checkpoint stays. Lower its learning rate (--stages.N.learners.M.optimizer.rate.peak), "
+                f"stage {stage.name}: the last {skipped} updates of {learner.name!r} were not finite and were not "
+                f"made; the last good checkpoint stays. Lower --stages.N.learners.M.optimizer.rate.peak, "
                 f"or look with `python -m distill.diagnose`; then start again"
             )
 

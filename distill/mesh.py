@@ -72,7 +72,7 @@ def _partition(mesh: jax.sharding.Mesh, axes: tuple[str, ...], shape: tuple[int,
 
 
 def shardings(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
-    """Shardings for a tree of abstract arrays: parameters (and moments shaped like them) by letter, the rest replicated.
+    """Shardings of a tree of abstract arrays: parameters, and moments like them, by letter; the rest replicated.
 
     `jax.jit(tx.init)` loses the sharding of optimizer moments; moments keep the parameters' letters, so naming the
     whole tree's shardings and creating it in one jitted call keeps both.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 from optax import contrib
 
 
@@ -84,7 +84,7 @@ def decayed(params: PyTree) -> PyTree:
     return _by_axes(params, lambda axes, rank: len(axes) > 1)
 
 
-def _on_steps(rate: Rate, steps: int) -> Callable[[Int[Array, ""] | int], Float[Array, ""]]:
+def _on_steps(rate: Rate, steps: int) -> Callable[..., Float[Array, ""]]:
     # optax counts from 0 before the first update; the first update should already move
     return lambda count: rate.at((jnp.asarray(count, jnp.float32) + 1.0) / steps)
 
@@ -104,7 +104,9 @@ class AdamW:
 
     def build(self, steps: int) -> optax.GradientTransformation:
         """The transformation, its learning rate laid over `steps` steps."""
-        adamw = optax.adamw(_on_steps(self.rate, steps), self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=decayed)
+        adamw = optax.adamw(
+            _on_steps(self.rate, steps), self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=decayed
+        )
         return optax.chain(optax.clip_by_global_norm(self.clip), adamw)
 
 

@@ -2,6 +2,7 @@
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from distill import mesh as meshes
 from distill.experiment import Learner
+from models.config import Config
 from models.llama4 import Llama4
 
 
@@ -57,28 +59,38 @@ def whole(parts: dict[str, PyTree]) -> State:
     return State(weights=parts["weights"], **parts["rest"])
 
 
+def _drawn(config: Config, biased: bool, key: Array) -> Weights:
+    bias = jnp.zeros((config.periods, config.moe_per_period, config.experts)) if biased else None
+    return Weights(Llama4(config, key), bias)
+
+
 def _born(learner: Learner, steps: int, key: Array) -> State:
-    model = Llama4(learner.model, key)
-    config = learner.model
-    bias = jnp.zeros((config.periods, config.moe_per_period, config.experts)) if learner.router.bias_rate else None
-    return State(
-        step=jnp.zeros((), jnp.int32),
-        weights=Weights(model, bias),
-        opt=optimizer(learner, steps).init(model),
-        skipped=jnp.zeros((), jnp.int32),
-    )
+    weights = _drawn(learner.model, learner.router.bias_rate > 0, key)
+    params: Any = weights.model  # a pytree, which is all that optax asks of parameters
+    opt = optimizer(learner, steps).init(params)
+    return State(step=jnp.zeros((), jnp.int32), weights=weights, opt=opt, skipped=jnp.zeros((), jnp.int32))
 
 
 def seed_key(seed: int, name: str) -> Array:
-    """The key of a learner's initial weights: twins of one name and seed start equal, whatever else runs beside them."""
+    """The key of a learner's initial weights: twins of one name and seed start equal, whatever runs beside them."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
 
 def abstract(learner: Learner, steps: int, mesh: jax.sharding.Mesh) -> State:
     """The state's shapes, dtypes and shardings; no memory."""
-    shapes = jax.eval_shape(lambda: _born(learner, steps, jax.random.key(0)))
+    return _placed(jax.eval_shape(lambda: _born(learner, steps, jax.random.key(0))), mesh)
+
+
+def abstract_weights(config: Config, biased: bool, mesh: jax.sharding.Mesh) -> Weights:
+    """Shapes, dtypes and shardings of the weights alone; `biased` where a selection bias balances the routers."""
+    return _placed(jax.eval_shape(lambda: _drawn(config, biased, jax.random.key(0))), mesh)
+
+
+def _placed(shapes: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
     places = meshes.shardings(mesh, shapes)
-    return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
+    )
 
 
 def create(learner: Learner, steps: int, mesh: jax.sharding.Mesh, seed: int) -> State:

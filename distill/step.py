@@ -3,10 +3,12 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from einops import rearrange
 from jaxtyping import Array, Float, PyTree
 
 from distill.data.batch import Batch
@@ -23,6 +25,8 @@ Metrics = dict[str, Tally]
 @dataclass(frozen=True)
 class Slope:
     """What a micro-batch adds up to; sums of these are divided once, by the number of labels."""
+
+    __no_type_check__ = True  # jax rebuilds it with shapes at its leaves
 
     gradient: Llama4
     metrics: Metrics
@@ -74,12 +78,14 @@ class Step:
         """Divide once, then move; an update that is not finite is not made, only counted."""
         count = slope.metrics["loss"].count
         gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), slope.gradient)
-        norm = optax.global_norm(gradient)
-        finite = jnp.isfinite(norm) & jnp.isfinite(slope.metrics["loss"].total)
+        norm = optax.tree.norm(gradient)
         weights = state.weights
-        updates, opt = optimizer(learner, self.steps).update(gradient, state.opt, weights.model)
-        bias = None if weights.bias is None else learner.router.next_bias(weights.bias, slope.load)
-        moved = dataclasses.replace(state, weights=Weights(optax.apply_updates(weights.model, updates), bias), opt=opt)
+        params: Any = weights.model  # a pytree, which is all that optax asks of parameters
+        updates, opt = optimizer(learner, self.steps).update(gradient, state.opt, params)
+        finite = jnp.isfinite(slope.metrics["loss"].total + norm + optax.tree.norm(updates))
+        bias = None if weights.bias is None else _rebalanced(learner, weights.bias, slope.load)
+        model: Any = optax.apply_updates(params, updates)
+        moved = dataclasses.replace(state, weights=Weights(model, bias), opt=opt)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         after = dataclasses.replace(kept, step=state.step + 1, skipped=jnp.where(finite, 0, state.skipped + 1))
         metrics = slope.metrics | _health(slope.load) | {"grad_norm": _one(norm), "skipped": _one(after.skipped)}
@@ -93,6 +99,11 @@ def accumulate(slopes: Callable[[Batch], PyTree], batch: Batch) -> PyTree:
         return slopes(first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(slopes, first))
     return jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, slopes(part)), None), zeros, batch)[0]
+
+
+def _rebalanced(learner: Learner, bias: Float[Array, "p m e"], load: Float[Array, "l e"]) -> Float[Array, "p m e"]:
+    moved = learner.router.next_bias(rearrange(bias, "p m e -> (p m) e"), load)
+    return rearrange(moved, "(p m) e -> p m e", m=bias.shape[1])
 
 
 def _one(value: Array) -> Tally:

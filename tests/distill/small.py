@@ -29,7 +29,9 @@ def learner(name: str = "student", **changes) -> Learner:
 
 def stage(*learners: Learner, **changes) -> Stage:
     """A stage of ten steps."""
-    return Stage(**({"name": "learn", "learners": learners or (learner(),), "steps": 10, "rows": 8, "length": 16} | changes))
+    return Stage(
+        **({"name": "learn", "learners": learners or (learner(),), "steps": 10, "rows": 8, "length": 16} | changes)
+    )
 
 
 def batch(seed: int = 0, parts: int = 1, rows: int = 8, length: int = 16) -> Batch:

@@ -9,7 +9,10 @@ from tests.distill.small import MOE, WIDE, experiment, learner, stage
 
 
 def taught(**changes):
-    return (stage(learner("teacher", model=WIDE), name="teach"), stage(learner(), name="distil", teacher="teacher", **changes))
+    return (
+        stage(learner("teacher", model=WIDE), name="teach"),
+        stage(learner(), name="distil", teacher="teacher", **changes),
+    )
 
 
 @pytest.mark.parametrize(
@@ -24,11 +27,17 @@ def taught(**changes):
         ((stage(teacher="nobody"),), "teacher 'nobody' is not a learner of an earlier stage"),
         ((stage(teacher="student"),), "teacher 'student' is not a learner of an earlier stage"),
         (
-            (stage(learner("teacher", model=replace(WIDE, vocab=65)), name="teach"), stage(learner(), teacher="teacher")),
+            (
+                stage(learner("teacher", model=replace(WIDE, vocab=65)), name="teach"),
+                stage(learner(), teacher="teacher"),
+            ),
             "teacher 'teacher' has a vocabulary of 65, student 'student' of 64",
         ),
         (
-            (stage(learner("teacher", model=replace(WIDE, max_positions=8)), name="teach", length=8), stage(teacher="teacher")),
+            (
+                stage(learner("teacher", model=replace(WIDE, max_positions=8)), name="teach", length=8),
+                stage(teacher="teacher"),
+            ),
             "longer than the 8 positions of teacher 'teacher'",
         ),
         ((stage(name="one"), stage(learner(model=WIDE), name="two")), "another architecture in an earlier stage"),

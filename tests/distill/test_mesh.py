@@ -9,7 +9,9 @@ from tests.distill.small import learner
 
 
 def test_a_mesh_that_needs_more_devices_says_what_would_fit():
-    with pytest.raises(ValueError, match=r"Mesh\(data=2, fsdp=32\) needs 64 devices, found 8 .*--mesh.data 1 --mesh.fsdp 8"):
+    with pytest.raises(
+        ValueError, match=r"Mesh\(data=2, fsdp=32\) needs 64 devices, found 8 .*--mesh.data 1 --mesh.fsdp 8"
+    ):
         Mesh(data=2, fsdp=32).build()
 
 

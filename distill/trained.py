@@ -1,0 +1,68 @@
+"""Reading what was trained: the weights of a learner, from its run folder alone."""
+
+from pathlib import Path
+from typing import Any
+
+from distill.checkpoint import Checkpoints
+from distill.mesh import Mesh
+from distill.run import Run, load_run
+from distill.state import Weights, abstract_weights
+from models.config import Config, Layer, RopeScaling, Tempering
+
+_CLASSES = {one.__name__: one for one in (Config, Layer, RopeScaling, Tempering)}
+
+
+def load_weights(path: str | Path, stage: str, learner: str, mesh: Mesh | None = None) -> Weights:
+    """The newest weights of a learner, without its optimizer: `load_weights("runs/herd", "distil", "scout").model`.
+
+    Args:
+      path: a run folder, finished or not.
+      stage: the stage that trained it.
+      learner: its name.
+      mesh: where to put the weights; one device if not given.
+
+    Raises:
+      ValueError: the run has no such stage or learner, or none of its checkpoints is whole.
+      FileNotFoundError: the stage has not saved anything yet.
+    """
+    return read_weights(load_run(path), stage, learner, mesh or Mesh())
+
+
+def read_weights(run: Run, stage: str, learner: str, mesh: Mesh, step: int | None = None) -> Weights:
+    """The weights of a learner at a step, or the newest, sharded over a mesh."""
+    found = _named(run.config["stages"], stage, f"stage of {run.path}")
+    one = _named(found["learners"], learner, f"learner of stage {stage!r}")
+    shapes = abstract_weights(model_config(one["model"]), one["router"]["bias_rate"] > 0, mesh.build())
+    with Checkpoints(run.checkpoints(stage), writable=False) as checkpoints:
+        return checkpoints.restore({learner: {"weights": shapes}}, step=step).trees[learner]["weights"]
+
+
+def model_config(found: dict[str, Any]) -> Config:
+    """The model's Config out of config.json.
+
+    Raises:
+      ValueError: a class or field that this version does not know.
+    """
+    try:
+        config = _rebuild(found)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"config.json describes a model that this version does not know ({error}); use the version that wrote it"
+        ) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def _rebuild(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_rebuild(one) for one in value)
+    if not isinstance(value, dict):
+        return value
+    return _CLASSES[value["class"]](**{name: _rebuild(one) for name, one in value.items() if name != "class"})
+
+
+def _named(rows: list[dict[str, Any]], name: str, what: str) -> dict[str, Any]:
+    names = [row["name"] for row in rows]
+    if name not in names:
+        raise ValueError(f"there is no {what} called {name!r}; there are {names}")
+    return rows[names.index(name)]

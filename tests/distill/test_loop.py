@@ -1,0 +1,177 @@
+"""A run in a folder: it goes on where it was, says what is wrong, and writes what a report needs."""
+
+import json
+import os
+import signal
+import threading
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from distill import load_run
+from distill.launch import launch, parse, run_experiment
+from distill.loop import Interrupted
+from distill.optim import AdamW, WarmupCosine
+from tests.distill.small import MOE, WIDE, experiment, learner, stage
+
+BYTES = replace(MOE, vocab=272)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    random = np.random.default_rng(0)
+    for number in range(40):
+        words = random.choice(["one", "two", "three", "four"], 60)
+        (folder / f"{number}.txt").write_text(f"{number} " + " ".join(words))
+    return folder
+
+
+def small(text, **changes):
+    from distill.data.source import Folder
+
+    stages = (
+        stage(learner("teacher", model=replace(WIDE, vocab=272)), name="teach", steps=4, save_every=2, log_every=1),
+        stage(learner(model=BYTES), name="distil", teacher="teacher", steps=4, save_every=2, log_every=1, stream=1),
+        stage(learner(model=BYTES), name="alone", steps=4, save_every=2, log_every=1, stream=1),
+    )
+    settings = {"corpus": Folder(str(text)), "stages": stages, "compare": ("distil", "alone")} | changes
+    return experiment(**settings)
+
+
+@pytest.fixture(scope="module")
+def finished(text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return folder, run_experiment(small(text), folder, quiet=True)
+
+
+def test_results_have_a_row_per_learner_and_a_pair_per_student(finished):
+    _, results = finished
+    assert [(row["stage"], row["name"]) for row in results["models"]] == [
+        ("teach", "teacher"), ("distil", "student"), ("alone", "student"),
+    ]  # fmt: skip
+    taught, alone = results["models"][1:]
+    assert results["paired"][0]["difference"] == taught["cross_entropy"] - alone["cross_entropy"]
+    assert taught["kl"] is not None and alone["kl"] is not None and results["models"][0]["kl"] is None
+    assert all(abs(sum(layer) - 1) < 1e-6 for row in results["models"] for layer in row["expert_load"])
+
+
+def test_a_finished_run_is_not_trained_again(finished, text):
+    folder, results = finished
+    before = (folder / "metrics.jsonl").read_bytes()
+    again = run_experiment(small(text), folder, quiet=True)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    assert again["models"] == results["models"]
+
+
+def test_a_run_asked_to_stop_goes_on_to_the_same_numbers(finished, text, tmp_path, monkeypatch):
+    whole, _ = finished
+    from distill import loop
+
+    written = loop.Metrics.write
+
+    def ask(self, stage, step, **values):
+        written(self, stage, step, **values)
+        if (stage, step) == ("distil", 3):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop.Metrics, "write", ask)
+    with pytest.raises(Interrupted, match="stopped in stage distil after step 3 of 4"):
+        run_experiment(small(text), tmp_path / "run", quiet=True)
+    monkeypatch.undo()
+    run_experiment(small(text), tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_a_damaged_checkpoint_falls_back_and_ends_with_the_same_numbers(finished, text, tmp_path):
+    whole, _ = finished
+    import shutil
+
+    shutil.copytree(whole, tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "alone" / "4"
+    largest = max((file for file in newest.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run_experiment(small(text), tmp_path / "run", quiet=True)
+    assert any("is damaged" in str(one.message) and "going back to step 2" in str(one.message) for one in caught)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_twins_saw_the_same_batches(finished):
+    folder, _ = finished
+    lines = load_run(folder).metrics()
+    first = {line["stage"]: line for line in lines if line["step"] == 1 and line["kind"] == "train"}
+    assert first["distil"]["student/hard"] == first["alone"]["student/hard"]
+
+
+def test_another_experiment_is_refused_in_the_same_folder(finished, text):
+    folder, _ = finished
+    with pytest.raises(ValueError, match="is a run of another experiment.*seed: 0 -> 5"):
+        run_experiment(small(text, seed=5), folder, quiet=True)
+
+
+def test_three_updates_that_are_not_finite_end_the_run_and_keep_the_last_good_checkpoint(text, tmp_path):
+    wild = learner(model=BYTES, optimizer=AdamW(rate=WarmupCosine(peak=float("nan"), warmup=0.5)))
+    one = stage(wild, name="wild", steps=9, save_every=1, log_every=1)
+    with pytest.raises(FloatingPointError, match="the last 3 updates of 'student' were not finite"):
+        run_experiment(small(text, stages=(one,), compare=None), tmp_path / "run", quiet=True)
+
+
+def test_a_vocabulary_that_is_not_the_tokenizers_is_refused(text, tmp_path):
+    with pytest.raises(ValueError, match="'student' has a vocabulary of 64, the tokenizer of 272"):
+        run_experiment(small(text, stages=(stage(),), compare=None), tmp_path / "run", quiet=True)
+
+
+def test_any_field_is_an_option_by_its_dotted_path():
+    options = parse(
+        experiment(), ["--stages.1.steps", "7", "--stages.1.learners.0.loss.gate.margin", "0.06", "--seeds", "2"]
+    )
+    assert options.experiment.stages[1].steps == 7
+    assert options.experiment.stages[1].learners[0].loss.gate.margin == 0.06  # pyright: ignore[reportAttributeAccessIssue]
+    assert [each.seed for _, each in options.seeded()] == [0, 1]
+
+
+def test_a_misspelt_option_names_the_nearest(capsys):
+    with pytest.raises(SystemExit):
+        parse(experiment(), ["--stages.1.stebs", "7"])
+    assert "--stages.1.steps" in capsys.readouterr().err
+
+
+def test_a_value_of_the_wrong_type_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        parse(experiment(), ["--seed", "many"])
+    assert "seed" in capsys.readouterr().err
+
+
+def test_tiny_applies_before_the_other_options():
+    options = parse(experiment(), ["--tiny", "--stages.0.steps", "3"])
+    assert options.experiment.name == "small-tiny" and options.experiment.stages[0].steps == 3
+
+
+def test_a_clear_error_ends_the_process_without_a_trace(tmp_path):
+    with pytest.raises(SystemExit, match="error: .*has a vocabulary of 64"):
+        launch(experiment(), ["--run", str(tmp_path / "run"), "--quiet"])
+
+
+def test_results_are_json(finished):
+    folder, _ = finished
+    assert json.loads((folder / "results.json").read_text())["seeds"] == [0]
+
+
+def test_signals_are_left_alone_outside_the_main_thread(finished, text):
+    folder, _ = finished
+    failed = []
+
+    def run():
+        try:
+            run_experiment(small(text), folder, quiet=True)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert not failed
