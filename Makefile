@@ -28,7 +28,7 @@ lint: $(FULL)
 	.venv/bin/python -m basedpyright --pythonpath .venv/bin/python
 
 unit: $(FULL)
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n 2 $(ARGS)
 
 notebooks: $(FULL)
 	.venv/bin/python -m pytest --nbmake --nbmake-timeout=900 --timeout=0 notebooks

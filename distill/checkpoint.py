@@ -197,13 +197,11 @@ class Checkpoints:
         arrays = {item: {name: found[item][name] for name in leaves} for item, leaves in items.items()}
         manifests.check_values(manifest, arrays)
         if data is not None:  # last, so that a damaged checkpoint does not move the iterator
-            from grain.checkpoint import CheckpointRestore
-
             file = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
             state = json.loads((self.folder / str(step) / "data" / file).read_text())
             if manifests.checksum(state) != manifest["data"][jax.process_index()]:
                 raise ValueError("the place in the data was changed: its checksum does not match")
-            self._manager.restore(step, args=ocp.args.Composite(data=CheckpointRestore(data)))
+            data.set_state(manifests.with_tuples(state))
         return arrays
 
     def _set_aside(self, reasons: Mapping[int, str], step: int) -> None:

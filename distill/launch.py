@@ -76,7 +76,23 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
         return Options(experiment, seeds, run or Path("runs") / experiment.name, quiet)
 
     config = (tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff)
-    return tyro.cli(options, args=list(arguments), config=config)
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.struct_rule(_own_class)
+    with registry:
+        return tyro.cli(options, args=list(arguments), config=config)
+
+
+def _own_class(info: Any) -> Any:
+    """How tyro sees a Protocol beside shipped classes: as a choice that only an experiment's file can make."""
+    import tyro
+
+    if not getattr(info.type, "_is_protocol", False):
+        return None
+
+    def refuse() -> None:
+        raise ValueError(f"a {info.type.__name__} of your own enters in the experiment's file, not here")
+
+    return tyro.constructors.StructConstructorSpec(instantiate=refuse, fields=())
 
 
 def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
@@ -101,7 +117,8 @@ def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> No
 
 def keep_compiled(folder: Path = CACHE) -> None:
     """Keep compiled programs on disk, so that a restart, or the next seed, compiles nothing twice."""
-    if jax.config.read("jax_compilation_cache_dir") is None:  # the user's own choice (JAX_COMPILATION_CACHE_DIR) stands
+    # A choice of the user's own (JAX_COMPILATION_CACHE_DIR) stands.
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

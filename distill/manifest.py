@@ -96,3 +96,16 @@ def checksum(state: Any) -> int:
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def with_tuples(state: Any) -> Any:
+    """The state of a data iterator with its pairs as tuples again, which JSON made lists.
+
+    grain's packing compares a slice with the tuple (-1, -1): `grain.checkpoint` gives it the list, and the iterator
+    then goes on from another place than the one saved (grain 0.2.18).
+    """
+    if isinstance(state, dict):
+        return {name: with_tuples(value) for name, value in state.items()}
+    if isinstance(state, list) and all(isinstance(one, int) for one in state):
+        return tuple(state)
+    return [with_tuples(one) for one in state] if isinstance(state, list) else state

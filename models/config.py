@@ -184,7 +184,7 @@ MAVERICK_NANO = replace(SCOUT_NANO, experts=128, pattern=EVERY_SECOND_MOE, qk_no
 
 # Minutes on a laptop: 256 bytes and 16 special tokens.
 BEHEMOTH_PICO = Config(
-    vocab=272, width=128, layers=8, heads=8, kv_heads=2, head_dim=16, expert_width=208, dense_width=416,
+    vocab=272, width=128, layers=4, heads=8, kv_heads=2, head_dim=16, expert_width=208, dense_width=416,
     experts=16, top_k=1, pattern=EVERY_LAYER_MOE, chunk=32, rope_theta=10000.0, rope_scaling=None, qk_norm=True,
     tempering=Tempering(floor=32, scale=0.1), eps=1e-5, max_positions=512,
 )  # fmt: skip

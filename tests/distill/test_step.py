@@ -134,6 +134,6 @@ def test_selection_bias_moves_towards_the_idle_experts():
 def test_the_balance_loss_reaches_the_router():
     free, bound = learner(router=QUIET), learner(router=RouterHealth(balance=10.0))
     routers = [
-        take([one], states(one))[0][0].weights.model.periods.blocks[0].forward.router[...] for one in (free, bound)
+        take([one], states(one))[0][0].weights.model.periods.blocks[0].feed_forward.router[...] for one in (free, bound)
     ]
     assert not np.allclose(*routers, atol=1e-5)
