@@ -138,9 +138,10 @@ def weight(metrics: Rows, hue: Mapping[str, str]) -> Figure | None:
         panel.plot(steps, values, color=hue[name])
         middle, height = steps[len(steps) // 2], values[len(values) // 2]
         panel.annotate("teacher (soft)", (middle, height / 2), ha="center", va="center", color=INK)
-        panel.annotate("text (hard)", (middle, (1 + height) / 2), ha="center", va="center", color=MUTED)
+        if height < 0.8:  # else there is no room above the line
+            panel.annotate("text (hard)", (middle, (1 + height) / 2), ha="center", va="center", color=MUTED)
         panel.set(title=f"{name}, {stage}", xlabel="optimizer step", ylim=(0, 1), xlim=(steps[0], steps[-1] or 1))
-    panels[0].set_ylabel("share of the loss")
+    panels[0].set_ylabel("weight in the loss")
     return figure
 
 

@@ -133,7 +133,7 @@ def _text(column: Column, rows: Sequence[Mapping[str, Any]]) -> str:
 def _paired(row: Mapping[str, Any]) -> list[str]:
     interval = "one seed: none" if row["interval"] is None else "[{:+.4f}, {:+.4f}]".format(*row["interval"])
     return [
-        " − ".join([f"{row['name']}: {row['first']}", row["second"]]) if "first" in row else row["name"],
+        f"{row['name']}: {row['first']} − {row['second']}",
         f"{row['difference']:+.4f}".replace("-", "−"),
         interval.replace("-", "−"),
         f"{row['wins']} of {row['n']}",
