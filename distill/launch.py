@@ -185,7 +185,15 @@ def compare(rows: Sequence[dict[str, Any]], first: str, second: str) -> list[dic
     names = dict.fromkeys(row["name"] for row in rows if row["stage"] == first)
     found = {name: paired(values(first, name), values(second, name)) for name in names if values(second, name)}
     return [
-        {"name": name, "first": first, "second": second, "difference": each.mean, "interval": each.interval, "wins": each.wins, "n": each.n}
+        {
+            "name": name,
+            "first": first,
+            "second": second,
+            "difference": each.mean,
+            "interval": each.interval,
+            "wins": each.wins,
+            "n": each.n,
+        }
         for name, each in found.items()
     ]
 
