@@ -20,10 +20,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from distill.data.batch import Batch
-from distill.data.loader import Loader
 from distill.experiment import Experiment, Learner, Stage
 from distill.items import named_leaves
-from distill.loop import put
+from distill.loop import put, stage_loader
 from distill.state import create
 from distill.step import Step
 from distill.teacher import Silent
@@ -98,8 +97,7 @@ def norms(experiment: Experiment, stage: Stage) -> dict[str, dict[str, list[floa
 
 def draw(experiment: Experiment, stage: Stage, count: int) -> list[Batch]:
     """The first batches of a stage, on the devices."""
-    loader = Loader(rows=stage.rows, length=stage.length, seed=stage.stream)
-    batches = loader.batches(experiment.corpus)
+    batches = stage_loader(experiment, stage).batches(experiment.corpus)
     return [put(next(batches), stage.accumulate, experiment.mesh.build()) for _ in range(count)]
 
 

@@ -13,7 +13,7 @@ from distill import ceiling
 from distill.data.loader import Loader
 from distill.evaluate import evaluate
 from distill.experiment import Experiment, Stage
-from distill.loop import Interrupted, Room, on_mesh, run_stage, stopping
+from distill.loop import Interrupted, Room, on_mesh, run_stage, stage_loader, stopping
 from distill.metrics import Metrics
 from distill.run import open_run, write_json
 from distill.statistics import paired
@@ -145,7 +145,8 @@ def score(room: Room, stage: Stage) -> list[dict[str, Any]]:
     """A row of results per learner of a finished stage: held-out figures, sizes, tokens, seconds."""
     experiment = room.experiment
     batches = on_mesh(
-        room.loader(stage).held_out_batches(experiment.corpus, experiment.held_out), experiment.mesh.build()
+        stage_loader(room.experiment, stage).held_out_batches(experiment.corpus, experiment.held_out),
+        experiment.mesh.build(),
     )
     seconds = sum(line["seconds"] for line in room.run.timings() if line["stage"] == stage.name)
     rows = []

@@ -47,10 +47,6 @@ class Room:
     stop: threading.Event
     quiet: bool = False
 
-    def loader(self, stage: Stage) -> Loader:
-        """Stages of one stream draw the same batches."""
-        return Loader(rows=stage.rows, length=stage.length, seed=self.experiment.seed * 1000 + stage.stream)
-
     def weights(self, stage: Stage, name: str) -> Weights:
         """The learner `name` as `stage` left it."""
         return read_weights(self.run, stage.name, name, self.experiment.mesh, step=stage.steps)
@@ -60,6 +56,11 @@ class Room:
         if name is None:
             return Silent()
         return LiveTeacher(self.weights(self.experiment.stage_of(name), name), self.experiment.execution)
+
+
+def stage_loader(experiment: Experiment, stage: Stage) -> Loader:
+    """Stages of one stream draw the same batches."""
+    return Loader(rows=stage.rows, length=stage.length, seed=experiment.seed * 1000 + stage.stream)
 
 
 def run_stage(room: Room, stage: Stage) -> None:
@@ -73,7 +74,7 @@ def run_stage(room: Room, stage: Stage) -> None:
     shapes = {learner.name: abstract(learner, stage.steps, mesh) for learner in stage.learners}
     folder, retention = room.run.checkpoints(stage.name), room.experiment.retention
     check_space(folder, estimate(shapes, retention, stage.steps))
-    batches = room.loader(stage).batches(room.experiment.corpus)
+    batches = stage_loader(room.experiment, stage).batches(room.experiment.corpus)
     with Checkpoints(folder, retention) as checkpoints:
         states, start = _begin(room, stage, checkpoints, shapes, batches, mesh)
         if start < stage.steps:
@@ -106,7 +107,9 @@ def _advance(
     """The loop itself."""
     step = jax.jit(Step(stage.learners, stage.steps, room.experiment.execution), donate_argnums=0)
     teacher = room.teacher(stage.teacher)
-    glance = on_mesh(room.loader(stage).held_out_batches(room.experiment.corpus, room.experiment.glance), mesh)
+    glance = on_mesh(
+        stage_loader(room.experiment, stage).held_out_batches(room.experiment.corpus, room.experiment.glance), mesh
+    )
     clock = _Clock(room, stage, start)
     before = None
     with Progress(stage.steps, stage.name, start, quiet=room.quiet) as bar:
@@ -116,16 +119,16 @@ def _advance(
             if before is not None:
                 _check_finite(stage, before)  # the step before: this one is still under way
             before = metrics
-            last = number == stage.steps or room.stop.is_set()
             if number % stage.log_every == 0 or number in (1, stage.steps):
                 values = {name: float(tally.mean()) for name, tally in sorted(jax.device_get(metrics).items())}
                 room.metrics.write(stage.name, number, kind="train", **values)
                 clock.line(number)
                 bar.update(number, loss=values[f"{stage.learners[0].name}/hard"], tokens=clock.tokens)
-            if number % stage.save_every == 0 or last:
+            asked = room.stop.is_set()  # looked at once: whoever is told to stop has been saved
+            if number % stage.save_every == 0 or number == stage.steps or asked:
                 _check_finite(stage, metrics)
                 _save(room, stage, checkpoints, states, teacher, number, batches, glance)
-            if room.stop.is_set() and number < stage.steps:
+            if asked and number < stage.steps:
                 checkpoints.wait()
                 raise Interrupted(f"stopped in stage {stage.name} after step {number} of {stage.steps}")
 

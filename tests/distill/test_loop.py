@@ -82,6 +82,7 @@ def test_a_run_asked_to_stop_goes_on_to_the_same_numbers(finished, text, tmp_pat
     with pytest.raises(Interrupted, match="stopped in stage distil after step 3 of 4"):
         run_experiment(small(text), tmp_path / "run", quiet=True)
     monkeypatch.undo()
+    assert (tmp_path / "run" / "checkpoints" / "distil" / "3").is_dir()
     run_experiment(small(text), tmp_path / "run", quiet=True)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
