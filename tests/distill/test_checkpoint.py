@@ -18,12 +18,6 @@ from flax import nnx
 from distill.checkpoint import Checkpoints
 from distill.retention import Retention
 
-# Where one read of several fails, orbax closes its event loop under the callbacks of the others; they complain late.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
-]
-
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -11,10 +11,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from distill import load_run
+from distill import load_run, load_weights
 from distill.launch import launch, parse, run_experiment
 from distill.loop import Interrupted
 from distill.optim import AdamW, WarmupCosine
+from distill.trained import model_config
 from tests.distill.small import MOE, WIDE, experiment, learner, stage
 
 BYTES = replace(MOE, vocab=272)
@@ -87,8 +88,6 @@ def test_a_run_asked_to_stop_goes_on_to_the_same_numbers(finished, text, tmp_pat
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_a_damaged_checkpoint_falls_back_and_ends_with_the_same_numbers(finished, text, tmp_path):
     whole, _ = finished
     import shutil
@@ -180,3 +179,18 @@ def test_signals_are_left_alone_outside_the_main_thread(finished, text):
     thread.start()
     thread.join()
     assert not failed
+
+
+def test_weights_come_back_from_the_folder_alone(finished):
+    folder, _ = finished
+    found = load_weights(folder, "distil", "student")
+    assert found.model.config == BYTES and found.bias is None
+    with pytest.raises(ValueError, match="there is no stage of .* called 'nowhere'; there are"):
+        load_weights(folder, "nowhere", "student")
+    with pytest.raises(ValueError, match="there is no learner of stage 'distil' called 'nobody'; there are"):
+        load_weights(folder, "distil", "nobody")
+
+
+def test_a_model_of_unknown_classes_is_refused():
+    with pytest.raises(ValueError, match="describes a model that this version does not know"):
+        model_config({"class": "Config2"})
