@@ -85,7 +85,7 @@ def build(options: Options, gated: bool):
     """The step: a function that returns the loss once the new weights are there."""
     work = options.work
     loss = Distill() if gated else Distill(soft=ForwardKL(), gate=NoGate())
-    execution = Execution(dtype=options.dtype, unroll=max(work.student.layers, work.teacher.layers))
+    execution = Execution(dtype=options.dtype)
     student = learner("student", work.student, work, loss)
     mesh = Mesh().build()
     teacher = LiveTeacher(

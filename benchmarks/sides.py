@@ -48,7 +48,7 @@ BARS = (
     Bar("herd", "torch compiled", 0.95),
     Bar("herd", "trl", 1.1),
     Bar("herd", "tunix", 1.05),
-    Bar("herd mixture", "llama4", 2.5),
+    Bar("herd mixture", "llama4", 2.0),
 )
 FLOORS = {"herd": 0.55, "herd bf16": 0.40}
 """Least share of the ceiling."""

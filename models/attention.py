@@ -63,12 +63,14 @@ def attend(
     visible: Bool[Array, "#b t s"],
 ) -> Float[Array, "b t h c"]:
     """Softmax attention of every query over its visible keys, of which there must be one; t s scores in float32."""
-    q = rearrange(q, "b t (k g) c -> b t k g c", k=k.shape[2])
-    scores = contract("btkgc,bskc->bkgts", q, k) * q.shape[-1] ** -0.5
+    # Heads first: then no product transposes the scores, forward or backward, and they are the largest arrays here.
+    q = rearrange(q, "b t (k g) c -> b k g t c", k=k.shape[2])
+    k, v = rearrange([k, v], "two b s k c -> two b k s c")
+    scores = contract("bkgtc,bksc->bkgts", q, k) * q.shape[-1] ** -0.5
     # Exactly zero weight, and so exactly zero gradient, for what must not be seen.
     weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, -jnp.inf), axis=-1)
-    y = contract("bkgts,bskc->btkgc", weights.astype(v.dtype), v).astype(v.dtype)
-    return rearrange(y, "b t k g c -> b t (k g) c")
+    y = contract("bkgts,bksc->bkgtc", weights.astype(v.dtype), v).astype(v.dtype)
+    return rearrange(y, "b k g t c -> b t (k g) c")
 
 
 def attend_document(

@@ -93,7 +93,8 @@ class SwiGLU(nnx.Module):
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """Applies the feed-forward at every position; the gate is in float32."""
         both = contract("btd,dzf->btzf", x, self.gate_up[...])
-        inner = jax.nn.silu(both[..., 0, :]) * both[..., 1, :]
+        gate, up = jnp.unstack(both, axis=-2)  # whose gradient is one concatenation, where indexing pads and adds
+        inner = jax.nn.silu(gate) * up
         return contract("btf,fd->btd", inner.astype(x.dtype), self.down[...]).astype(x.dtype)
 
 

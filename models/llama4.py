@@ -19,7 +19,7 @@ from models.moe import Dispatch, MoE, Routing, suited
 class Execution:
     """How to run a model, not what it is: results agree up to rounding.
 
-    dtype: of matrix products and the residual stream, "float32" or "bfloat16"; parameters are cast once on entry.
+    dtype: of matrix products and the residual stream, "float32" or "bfloat16"; parameters are cast period by period.
         Norm scales and routers stay in float32, as do norms, softmaxes and rotations.
     unroll: periods of layers per iteration of the scan; more compiles longer and may run faster.
     remat: keep only the input of each period for the gradient, and compute the rest again.
@@ -174,15 +174,14 @@ class Llama4(nnx.Module):
 
         def step(x: Array, each: tuple[Period, Array | None]) -> tuple[Array, tuple[list[Routing], list[Array]]]:
             period, own_bias = each
-            x, routings, inputs = period(x, layout, rotation, own_bias, dispatch)
+            x, routings, inputs = _cast(period, execution.dtype)(x, layout, rotation, own_bias, dispatch)
             return x, (routings, inputs if keep else [])
 
         if execution.remat:
             # Inside a scan nothing merges the second computation with the first; unrolled whole, there is no scan.
             step = jax.checkpoint(step, prevent_cse=execution.unroll >= self.config.periods)
         x = self.embed[...][tokens].astype(execution.dtype)
-        periods = _cast(self.periods, execution.dtype)
-        x, (routings, inputs) = jax.lax.scan(step, x, (periods, bias), unroll=execution.unroll)
+        x, (routings, inputs) = jax.lax.scan(step, x, (self.periods, bias), unroll=execution.unroll)
         return self.norm(x), _in_order(routings, self.config.experts), inputs
 
     def _check(self, tokens: Int[Array, "b t"], layout: Layout, bias: Float[Array, "p m e"] | None) -> None:
@@ -201,14 +200,14 @@ class Llama4(nnx.Module):
             )
 
 
-def _cast(periods: Period, dtype: str) -> Period:
+def _cast(period: Period, dtype: str) -> Period:
     """Parameters in the dtype of the products; norm scales and routers keep theirs, as their work is in float32."""
 
     def cast(param: nnx.Param) -> nnx.Variable:
         precise = len(param.axes) == 1 or param.axes[-1] == "e"
         return param if precise else param.replace(param[...].astype(dtype))
 
-    return jax.tree.map(cast, periods, is_leaf=lambda leaf: isinstance(leaf, nnx.Param))
+    return jax.tree.map(cast, period, is_leaf=lambda leaf: isinstance(leaf, nnx.Param))
 
 
 def _in_order(routings: list[Routing], experts: int) -> Routing:
