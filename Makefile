@@ -37,6 +37,8 @@ proofs: $(FULL)
 	for proof in proofs/*.py; do echo "$$proof" && .venv/bin/python "$$proof" || exit 1; done
 
 bench: $(CORE) $(PEERS)
+	.venv/bin/python -m benchmarks.moe_layer
+	.venv/bin/python -m benchmarks.head_loss --tokens 512
 	.venv/bin/python -m benchmarks.step $(ARGS)
 
 $(CORE):

@@ -106,7 +106,7 @@ def show_time(tokens: int, chunks: list[int], dtype: str, rounds: int) -> None:
     calls |= {f"pieces of {c}, {name}": ours(gate, c) for c in chunks for name, gate in GATES.items()}
     calls["products alone"] = products
     calls = {name: functools.partial(jax.jit(call), *arguments) for name, call in calls.items()}
-    table = alternate(calls, rounds=rounds)
+    table = alternate(calls, rounds=rounds, warm=1)
     print(table.show("textbook", "products alone", flops=flops(tokens)))
 
 
@@ -118,8 +118,10 @@ if __name__ == "__main__":
     parser.add_argument("--chunk", type=int, nargs="+", default=[Distill().chunk], help="positions a piece")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--skip-memory", action="store_true", help="times alone")
     options = parser.parse_args()
-    show_memory(options.chunk, options.dtype)
+    if not options.skip_memory:
+        show_memory(options.chunk, options.dtype)
     for tokens in options.tokens:
         print(f"\ntime of value and gradient, {tokens} tokens, {options.dtype}")
         show_time(tokens, options.chunk, options.dtype, options.rounds)

@@ -1,7 +1,7 @@
 """The checkpoints of one stage on disk: saved whole or not at all, checked when read back.
 
 checkpoints/<stage>/<step>/      an orbax checkpoint; it gets this name by one rename, when all of it is written
-    scout.model/  scout.rest/    the arrays of a learner's parameters, and of the rest of its state, by name
+    scout.weights/  scout.rest/  the arrays of a learner's parameters, and of the rest of its state, by name
     data/                        where the data iterator stood, one file per process (grain)
     manifest/                    JSON: dtype, shape and fingerprint of every array, the caller's meta, a digest
 checkpoints/<stage>/<step>.damaged/   one that could not be read, set aside when an older one was taken instead
@@ -88,7 +88,7 @@ class Checkpoints:
         meta: Mapping[str, Any] | None = None,
         score: float | int | None = None,
     ) -> None:
-        """Saves {learner: {part: tree of arrays}}, e.g. {"scout": {"model": ..., "rest": ...}}, in the background.
+        """Saves {learner: {part: tree of arrays}}, e.g. {"scout": {"weights": ..., "rest": ...}}, in the background.
 
         The arrays are copied before this returns, so they may be donated at once. An error of the save before this one
         is raised here, or by `wait` or `close`. What must not be older than the checkpoint is flushed before
@@ -142,7 +142,7 @@ class Checkpoints:
 
         Args:
             learners: abstract trees (`jax.ShapeDtypeStruct` with a sharding), or arrays of that shape and sharding; any
-                part of what was saved: {"behemoth": {"model": ...}} reads a teacher without its optimizer.
+                part of what was saved: {"behemoth": {"weights": ...}} reads a teacher without its optimizer.
             data: a fresh grain iterator; set to where the saved one stood.
             step: this checkpoint and no other.
 
@@ -176,10 +176,6 @@ class Checkpoints:
             f"no whole checkpoint to restore ({found}); put back a copy of one, or delete {self.folder} to train this "
             "stage from its start"
         )
-
-    def restore_model(self, learner: str, model: Any, step: int | None = None) -> Any:
-        """The parameters of one learner alone, in the shape of the abstract `model`: no optimizer, no data."""
-        return self.restore({learner: {"model": model}}, step=step).trees[learner]["model"]
 
     def _manifest(self, step: int) -> dict[str, Any]:
         found = self._manager.restore(step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore()))["manifest"]

@@ -1,6 +1,7 @@
 """An experiment: a corpus, a mesh and a tuple of stages. The experiment is its own configuration."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 
 from distill.checkpoint import Retention
@@ -74,6 +75,9 @@ class Experiment:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"stages are named {names}; an experiment needs at least one, each with its own name")
+        for name in ("held_out", "glance"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"{name} is {vars(self)[name]}; it must be at least 1 batch of held-out text")
         for stage in self.stages:
             _check_stage(stage, earlier, self.mesh)
             earlier |= {learner.name: learner for learner in stage.learners}
@@ -124,6 +128,9 @@ def _check_stage(stage: Stage, earlier: dict[str, Learner], mesh: Mesh) -> None:
         if value < 1:
             raise ValueError(f"{where}: {name} is {value}; it must be at least 1")
     names = [learner.name for learner in stage.learners]
+    for name in (stage.name, *names):
+        if not re.fullmatch("[A-Za-z0-9_-]+", name):
+            raise ValueError(f"{where}: the name {name!r} becomes part of a path; use letters, digits, _ and -")
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{where} has learners {names}; it needs at least one, each with its own name")
     if stage.rows % stage.accumulate:

@@ -13,7 +13,7 @@ from distill import ceiling
 from distill.data.loader import Loader
 from distill.evaluate import evaluate
 from distill.experiment import Experiment, Stage
-from distill.loop import Interrupted, Room, on_mesh, run_stage, stage_loader, stopping
+from distill.loop import Interrupted, Room, check_room, on_mesh, run_stage, stage_loader, stopping
 from distill.metrics import Metrics
 from distill.run import open_run, write_json
 from distill.statistics import paired
@@ -83,11 +83,13 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
 
 
 def _own_class(info: Any) -> Any:
-    """How tyro sees a Protocol beside shipped classes: as a choice that only an experiment's file can make."""
+    """How tyro sees a Protocol beside shipped classes: as what the experiment's file chose, which it cannot change."""
     import tyro
 
     if not getattr(info.type, "_is_protocol", False):
         return None
+    if isinstance(info.default, info.type):
+        return tyro.constructors.StructConstructorSpec(instantiate=lambda: info.default, fields=())
 
     def refuse() -> None:
         raise ValueError(f"a {info.type.__name__} of your own enters in the experiment's file, not here")
@@ -128,16 +130,23 @@ def run_experiment(experiment: Experiment, folder: Path, *, quiet: bool = False)
     check_vocabulary(experiment)
     with open_run(folder, experiment) as run, Metrics(run.path) as metrics, stopping() as stop:
         manifest = experiment.corpus.manifest()
-        write_json(run.path / "manifest.json", asdict(manifest))
+        run.write_manifest(asdict(manifest))
+        check_room(experiment, run)
         limit = ceiling.measure(experiment.execution.dtype, experiment.mesh.size)
         room = Room(experiment, run, metrics, limit, stop, quiet)
         for stage in experiment.stages:
             run_stage(room, stage)
-        rows = [row for stage in experiment.stages for row in score(room, stage)]
+        rows = []
+        for stage in experiment.stages:
+            if stop.is_set():
+                raise Interrupted(f"stopped before the evaluation of stage {stage.name}")
+            rows += score(room, stage)
         now = datetime.now(UTC).date().isoformat()
         alone = {"corpus": manifest.hash, "date": now, "seeds": [experiment.seed], "models": rows, "paired": []}
         results = merge([alone], experiment)
         run.write_results(results)
+        if stop.is_set():
+            raise Interrupted(f"stopped after the last step of {run.path}; its results are written")
     return results
 
 

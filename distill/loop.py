@@ -1,8 +1,10 @@
 """The loop of a stage: batches in, steps, metrics, checkpoints. Stops, and goes on where it was, bit for bit."""
 
+import shutil
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,6 +65,17 @@ def stage_loader(experiment: Experiment, stage: Stage) -> Loader:
     return Loader(rows=stage.rows, length=stage.length, seed=experiment.seed * 1000 + stage.stream)
 
 
+def check_room(experiment: Experiment, run: Run) -> None:
+    """Refuses to start when the disk cannot hold the checkpoints of all stages."""
+    mesh, retention = experiment.mesh.build(), experiment.retention
+    needed = sum(estimate(_shapes(stage, mesh), retention, stage.steps) for stage in experiment.stages)
+    check_space(run.path / "checkpoints", needed)
+
+
+def _shapes(stage: Stage, mesh: jax.sharding.Mesh) -> dict[str, State]:
+    return {learner.name: abstract(learner, stage.steps, mesh) for learner in stage.learners}
+
+
 def run_stage(room: Room, stage: Stage) -> None:
     """Train the stage's learners to its last step, from wherever an earlier process left them.
 
@@ -71,9 +84,8 @@ def run_stage(room: Room, stage: Stage) -> None:
       FloatingPointError: three updates in a row were not finite; the last good checkpoint stays.
     """
     mesh = room.experiment.mesh.build()
-    shapes = {learner.name: abstract(learner, stage.steps, mesh) for learner in stage.learners}
+    shapes = _shapes(stage, mesh)
     folder, retention = room.run.checkpoints(stage.name), room.experiment.retention
-    check_space(folder, estimate(shapes, retention, stage.steps))
     batches = stage_loader(room.experiment, stage).batches(room.experiment.corpus)
     with Checkpoints(folder, retention) as checkpoints:
         states, start = _begin(room, stage, checkpoints, shapes, batches, mesh)
@@ -85,14 +97,31 @@ def _begin(
     room: Room, stage: Stage, checkpoints: Checkpoints, shapes: dict[str, State], batches: Any, mesh: jax.sharding.Mesh
 ) -> tuple[tuple[State, ...], int]:
     """States and the steps already taken: those of the newest whole checkpoint, or newborn ones."""
-    names = [each.name for each in room.experiment.stages]
     if not checkpoints.steps():
-        room.metrics.cut(stage.name, -1, names)
+        _go_back(room, stage, -1)
         return tuple(create(learner, stage.steps, mesh, room.experiment.seed) for learner in stage.learners), 0
     found = checkpoints.restore({name: parts(state) for name, state in shapes.items()}, data=batches)
     if found.step < stage.steps:  # a finished stage keeps its lines and those of the stages after it
-        room.metrics.cut(stage.name, found.step, names)
+        _go_back(room, stage, found.step)
     return tuple(whole(found.trees[learner.name]) for learner in stage.learners), found.step
+
+
+def _go_back(room: Room, stage: Stage, step: int) -> None:
+    """Takes the metrics back to a step; stages after it, if any had begun, are trained again, to the same numbers."""
+    names = [each.name for each in room.experiment.stages]
+    for later in names[names.index(stage.name) + 1 :]:
+        folder = room.run.checkpoints(later)
+        if folder.exists():
+            aside = folder.with_name(f"{later}.aside")
+            warnings.warn(
+                f"stage {stage.name!r} goes back to step {max(step, 0)}, so stage {later!r} is trained again; its "
+                f"checkpoints are now in {aside}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+    room.metrics.cut(stage.name, step, names)
 
 
 def _advance(
@@ -196,7 +225,7 @@ class _Clock:
         self.tokens = 0
 
     def line(self, number: int) -> None:
-        """The line of the steps since the last one; a process's first step has one of its own, as it compiles."""
+        """The line of the steps since the last one; seconds of compiling and of looking at held-out text count too."""
         now = time.monotonic()
         steps, seconds = number - self._number, now - self._last
         self._number, self._last = number, now

@@ -90,8 +90,3 @@ def shardings(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
 def rows(mesh: jax.sharding.Mesh, leading: int = 0) -> NamedSharding:
     """Sharding of batch arrays [..., b, t]: rows over the mesh, `leading` unsharded dimensions before them."""
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, RULES["b"]))
-
-
-def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """Sharding of what every device holds whole."""
-    return NamedSharding(mesh, PartitionSpec())

@@ -43,7 +43,10 @@ FIGURES = {
         "Tokens per expert on held-out text, as a multiple of an even share (dashed). Bars: the mean over layers; "
         "lines: each layer; the dot: the least-used expert of all.",
     ),
-    "speed": ("Speed", "Tokens per second while training, and the share of the device's peak where that is known."),
+    "speed": (
+        "Speed",
+        "Tokens per second while training, and the share of what square matrix products reach here (MFU).",
+    ),
 }
 
 

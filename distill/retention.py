@@ -75,7 +75,11 @@ def check_space(folder: Path, needed: int) -> None:
         OSError: (ENOSPC) naming the bytes needed and free.
     """
     folder = Path(folder).absolute()
-    present = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.exists() else 0
+    present = sum(
+        file.stat().st_size
+        for file in folder.rglob("*")
+        if file.is_file() and not any(part.endswith((".damaged", ".aside")) for part in file.parts)
+    )
     standing = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(standing).free
     if needed - present > free:

@@ -76,6 +76,27 @@ class Run:
         """The lines of timings.jsonl: wall-clock times and speeds."""
         return read(self.path / "timings.jsonl")
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was trained in it."""
+        return bool(self.metrics()) or any((self.path / "checkpoints").glob("*/[0-9]*"))
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Writes manifest.json.
+
+        Raises:
+            ValueError: the run was begun on other text.
+        """
+        path = self.path / "manifest.json"
+        old = _read_json(path)["hash"] if path.exists() else manifest["hash"]
+        if old != manifest["hash"] and self.begun:
+            raise ValueError(
+                f"{self.path} was begun on corpus {old} and the corpus is now {manifest['hash']} (other text, or other "
+                "versions of what it is made from); bring the old one back, use another --run folder, or delete "
+                f"{self.path} to start over"
+            )
+        write_json(path, manifest)
+
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes results.json, whole or not at all."""
         write_json(self.path / "results.json", results)
@@ -96,29 +117,25 @@ def load_run(path: str | Path) -> Run:
 
 
 @contextmanager
-def open_run(path: str | Path, experiment: Any, *, primary: bool = True) -> Iterator[Run]:
+def open_run(path: str | Path, experiment: Any) -> Iterator[Run]:
     """Creates the run folder `path`, or opens it to go on; held alone by this process until the block ends.
 
     Args:
         path: the folder.
         experiment: a frozen dataclass, the resolved experiment; it must be the one the folder was made for.
-        primary: False in all processes of a run but one: they neither write nor hold anything.
 
     Raises:
         ValueError: the folder is of another experiment (the fields that differ are listed), is not a run folder, or
             another process is at work in it.
     """
     run = Run(Path(path).absolute())
-    if not primary:
-        yield run
-        return
     config = {"schema": SCHEMA, **to_json(experiment)}
     _check_folder(run.path)
     run.path.mkdir(parents=True, exist_ok=True)
     with _alone(run.path):
         now = environment()
         if (run.path / "config.json").exists():
-            _check_same(run, config)
+            _settle(run, config)
             _note_environment(run, now)
         else:  # config.json last: a folder that has it is complete
             write_json(run.path / "environment.json", [now])
@@ -156,9 +173,12 @@ def _check_folder(path: Path) -> None:
         )
 
 
-def _check_same(run: Run, config: dict[str, Any]) -> None:
+def _settle(run: Run, config: dict[str, Any]) -> None:
+    """The folder's experiment is this one; where nothing was trained yet, it becomes this one."""
     found = differences(run.config, config)
-    if found:
+    if found and not run.begun:
+        write_json(run.path / "config.json", config)
+    elif found:
         lines = "".join(f"\n  {difference}" for difference in found)
         raise ValueError(
             f"{run.path} is a run of another experiment; these fields differ, old -> new:{lines}\nUse another --run "

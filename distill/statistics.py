@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -55,20 +55,3 @@ def paired(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> 
     sd = statistics.stdev(differences)
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sd / math.sqrt(n)
     return Paired(mean=mean, sd=sd, interval=(mean - half, mean + half), wins=wins, n=n)
-
-
-def table(rows: Mapping[str, Paired]) -> str:
-    """A plain-text table, one comparison a row: name, mean, 95 % interval, sd, wins / n."""
-    cells = [("", "mean", "95 % interval", "sd", "below")]
-    for name, row in rows.items():
-        interval = "one seed: none" if row.interval is None else f"[{row.interval[0]:+.4g}, {row.interval[1]:+.4g}]"
-        sd = "-" if row.sd is None else f"{row.sd:.3g}"
-        cells.append((name, f"{row.mean:+.4g}", interval, sd, f"{row.wins}/{row.n}"))
-    widths = [max(len(line[column]) for line in cells) for column in range(5)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    )

@@ -75,7 +75,10 @@ class Step:
         return Slope(gradient, metrics, load)
 
     def update(self, learner: Learner, state: State, slope: Slope) -> tuple[State, Metrics]:
-        """Divide once, then move; an update that is not finite is not made, only counted."""
+        """Divide once, then move; an update that is not finite is not made, only counted.
+
+        The optimizer does not hear of a skipped update either, so its rate lags behind `progress` by as many steps.
+        """
         count = slope.metrics["loss"].count
         gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), slope.gradient)
         norm = optax.tree.norm(gradient)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 class RouterHealth:
     """What a router is asked for beside the language loss, from sums over the tokens of a batch.
 
-    The sums add over micro-batches and hosts; the loss is not linear in them, so it is taken once, at the end.
+    The loss is not linear in these sums: it is that of each micro-batch, weighed by its labels.
 
     Attributes:
       balance: weight of the load-balancing loss of Switch Transformer (arXiv:2101.03961, eq. 4), 1 for perfect balance.
@@ -43,7 +43,11 @@ class RouterHealth:
           probs: sum over tokens of the router's softmax.
           z: sum over tokens of logsumexp(router logits)^2.
           tokens: how many tokens there were.
+
+        Without MoE layers (l = 0) there is nothing to ask: 0.
         """
+        if counts.shape[0] == 0:
+            return jnp.float32(0.0)
         tokens = jnp.maximum(tokens, 1.0)
         load = jax.lax.stop_gradient(shares(counts))
         balance = counts.shape[1] * einsum(load, probs, "l e, l e -> l") / tokens

@@ -39,10 +39,6 @@ class Routing:
     z: Float[Array, "*l"]
     tokens: Float[Array, "*l"]
 
-    def __add__(self, other: "Routing") -> "Routing":
-        """Of both sets of tokens together."""
-        return jax.tree.map(jnp.add, self, other)
-
 
 class Experts(nnx.Module):
     """The routed experts of a layer: SwiGLU feed-forwards in one array each, gate before up.

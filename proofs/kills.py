@@ -74,6 +74,8 @@ def kill(folder: Path, kills: int, seconds: float) -> list[str]:
             found.append(stands(folder))
             print(f"kill {len(found):2}: {found[-1]}", flush=True)
             continue
+        if process.returncode:
+            raise RuntimeError(f"the run in {folder} failed by itself: {process.communicate()[1][-2000:]}")
         (folder / "results.json").unlink()  # it finished before it was hit: take back its last stage and go on
         subprocess.run(["rm", "-rf", folder / "checkpoints" / "alone", folder / "checkpoints" / "distil"], check=True)
     return found

@@ -1,6 +1,7 @@
 import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +104,15 @@ def test_every_public_function_says_its_types(path):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             bare = [one.arg for one in arguments if one.annotation is None and one.arg not in ("self", "cls")]
             assert not bare and node.returns, f"{names(path)}:{node.lineno} {node.name}: {bare or 'what it returns'}"
+
+
+def test_what_the_readme_writes_is_an_experiment():
+    from distill.launch import parse
+
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[
+        :-1
+    ]  # the last reads a run
+    names = {"__name__": "readme"}
+    exec("\n".join(blocks), names)
+    options = parse(names["EXPERIMENT"], ["--stages.1.steps", "7"])
+    assert options.experiment.name == "sure" and options.experiment.stages[1].steps == 7

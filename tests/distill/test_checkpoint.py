@@ -81,7 +81,7 @@ def test_the_parameters_of_one_learner_are_read_without_its_optimizer(tmp_path):
     saved(tmp_path, 3)
     shutil.rmtree(tmp_path / "3" / "scout.rest")
     with Checkpoints(tmp_path, writable=False) as checkpoints:
-        model = checkpoints.restore_model("scout", shapes()["scout"]["model"])
+        model = checkpoints.restore({"scout": {"model": shapes()["scout"]["model"]}}).trees["scout"]["model"]
     assert same(model, state(3)["scout"]["model"])
 
 
@@ -253,7 +253,7 @@ def test_an_array_too_many_or_too_few_is_refused(tmp_path):
 def test_a_learner_that_is_not_there_is_refused(tmp_path):
     saved(tmp_path, 1)
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match=r"'scout.rest'\], not 'maverick.model'"):
-        checkpoints.restore_model("maverick", shapes()["scout"]["model"])
+        checkpoints.restore({"maverick": {"model": shapes()["scout"]["model"]}})
 
 
 def test_a_step_is_saved_once(tmp_path):
@@ -313,7 +313,7 @@ with Checkpoints(sys.argv[1]) as checkpoints:
     checkpoints.wait()
     for shape, spec in (((4, 2), ("x", "y")), ((2, 4), ("y", "x")), ((8, 1), (None, "x")), ((1, 1), ())):
         want = {"w": jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=on(shape, spec)), "step": tree["step"]}
-        got = checkpoints.restore_model("a", want)
+        got = checkpoints.restore({"a": {"model": want}}).trees["a"]["model"]
         assert got["w"].sharding == want["w"].sharding and np.array_equal(got["w"], w) and int(got["step"]) == 7
 print("equal")
 """

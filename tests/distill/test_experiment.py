@@ -20,6 +20,9 @@ def taught(**changes):
     [
         ((), "needs at least one"),
         ((stage(), stage()), "each with its own name"),
+        ((stage(name="a/b"),), "the name 'a/b' becomes part of a path; use letters, digits, _ and -"),
+        ((stage(name=""),), "the name '' becomes part of a path"),
+        ((stage(learner("my.student")),), "the name 'my.student' becomes part of a path"),
         ((stage(steps=0),), "steps is 0; it must be at least 1"),
         ((stage(rows=8, accumulate=3),), "8 rows do not divide into accumulate=3"),
         ((stage(learner("a"), learner("a")),), "each with its own name"),
@@ -46,6 +49,12 @@ def taught(**changes):
 def test_a_stage_that_cannot_run_is_refused(stages, message):
     with pytest.raises(ValueError, match=message):
         experiment(stages=stages)
+
+
+@pytest.mark.parametrize("name", ["held_out", "glance"])
+def test_a_final_figure_needs_held_out_text(name):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1 batch of held-out text"):
+        experiment(**{name: 0})
 
 
 def test_rows_must_divide_over_the_mesh():

@@ -3,22 +3,35 @@
 import gc
 import json
 import os
+import shutil
 import signal
 import threading
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from distill import load_run, load_weights
-from distill.launch import launch, parse, run_experiment
+from distill.launch import launch, merge, parse, run_experiment
 from distill.loop import Interrupted
 from distill.optim import AdamW, WarmupCosine
 from distill.trained import model_config
+from losses import Distill, NoGate
 from tests.distill.small import MOE, WIDE, experiment, learner, stage
 
 BYTES = replace(MOE, vocab=272)
+
+
+@dataclass(frozen=True)
+class Sure:
+    """A gate of the user's own."""
+
+    reach: ClassVar[int] = 0
+
+    def __call__(self, teacher, student, mask, segments):
+        return np.sqrt(teacher.square)
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +103,6 @@ def test_a_run_asked_to_stop_goes_on_to_the_same_numbers(finished, text, tmp_pat
 
 def test_a_damaged_checkpoint_falls_back_and_ends_with_the_same_numbers(finished, text, tmp_path):
     whole, _ = finished
-    import shutil
-
     shutil.copytree(whole, tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / "alone" / "4"
     largest = max((file for file in newest.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
@@ -101,6 +112,38 @@ def test_a_damaged_checkpoint_falls_back_and_ends_with_the_same_numbers(finished
         run_experiment(small(text), tmp_path / "run", quiet=True)
         gc.collect()  # what orbax left behind of the read that failed complains here, not in another test
     assert any("is damaged" in str(one.message) and "going back to step 2" in str(one.message) for one in caught)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:stage 'teach' goes back")
+def test_a_stage_that_goes_back_takes_the_later_ones_with_it(finished, text, tmp_path):
+    whole, _ = finished
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "teach" / "4")
+    with pytest.warns(RuntimeWarning, match="goes back to step 2, so stage 'alone' is trained again"):
+        run_experiment(small(text), tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert (tmp_path / "run" / "checkpoints" / "distil.aside" / "4").is_dir()
+
+
+def test_whoever_is_asked_to_stop_in_the_last_step_is_not_evaluated(finished, text, tmp_path, monkeypatch):
+    whole, results = finished
+    from distill import loop
+
+    written = loop.Metrics.write
+
+    def ask(self, stage, step, **values):
+        written(self, stage, step, **values)
+        if (stage, step, values["kind"]) == ("alone", 4, "train"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "alone" / "4")
+    monkeypatch.setattr(loop.Metrics, "write", ask)
+    with pytest.raises(Interrupted, match="stopped before the evaluation of stage teach"):
+        run_experiment(small(text), tmp_path / "run", quiet=True)
+    monkeypatch.undo()
+    assert run_experiment(small(text), tmp_path / "run", quiet=True)["models"] != []
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
@@ -148,6 +191,24 @@ def test_a_value_of_the_wrong_type_is_refused(capsys):
     with pytest.raises(SystemExit):
         parse(experiment(), ["--seed", "many"])
     assert "seed" in capsys.readouterr().err
+
+
+def test_a_gate_of_the_users_own_stays_as_the_file_has_it():
+    mine = experiment(stages=(stage(learner(loss=Distill(gate=Sure()))),))
+    options = parse(mine, ["--stages.0.steps", "7", "--stages.0.learners.0.loss.chunk", "4"])
+    assert options.experiment.stages[0].learners[0].loss == Distill(gate=Sure(), chunk=4)
+    chosen = parse(mine, ["stages.0.learners.0.loss.gate:no-gate"])
+    assert chosen.experiment.stages[0].learners[0].loss.gate == NoGate()
+
+
+def test_seeds_must_be_at_least_one(tmp_path):
+    with pytest.raises(SystemExit, match="--seeds is 0; it must be at least 1"):
+        launch(experiment(), ["--seeds", "0", "--run", str(tmp_path)])
+
+
+def test_seeds_of_different_corpora_are_not_merged():
+    with pytest.raises(ValueError, match="ran on different corpora .*'a', 'b'.*cannot be paired"):
+        merge([{"corpus": "a", "models": []}, {"corpus": "b", "models": []}], experiment())
 
 
 def test_tiny_applies_before_the_other_options():

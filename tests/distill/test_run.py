@@ -38,11 +38,28 @@ def test_the_same_experiment_opens_its_folder_again(tmp_path):
 
 
 def test_another_experiment_is_refused_with_every_field_that_differs(tmp_path):
-    with open_run(tmp_path, Experiment()):
-        pass
+    with open_run(tmp_path, Experiment()) as run, Metrics(run.path) as metrics:
+        metrics.write("teach", 1, loss=2.0)
     message = r"another experiment; .*\n  steps: 10 -> 20\n  rate: 0.1 -> 0.2\nUse another --run folder, or delete"
     with pytest.raises(ValueError, match=message), open_run(tmp_path, Experiment(20, 0.2)):
         pass
+
+
+def test_a_folder_in_which_nothing_was_trained_takes_a_corrected_experiment(tmp_path):
+    for experiment in (Experiment(), Experiment(20, 0.2)):
+        with open_run(tmp_path, experiment) as run:
+            assert run.config["steps"] == experiment.steps
+
+
+def test_going_on_with_other_text_is_refused(tmp_path):
+    with open_run(tmp_path, Experiment()) as run, Metrics(run.path) as metrics:
+        run.write_manifest({"hash": "old"})
+        run.write_manifest({"hash": "new"})
+        metrics.write("teach", 1, loss=2.0)
+        run.write_manifest({"hash": "new"})
+        with pytest.raises(ValueError, match="was begun on corpus new and the corpus is now old.*use another --run"):
+            run.write_manifest({"hash": "old"})
+    assert json.loads((tmp_path / "manifest.json").read_text()) == {"hash": "new"}
 
 
 def test_an_unknown_schema_is_refused(tmp_path):
@@ -120,12 +137,6 @@ def test_the_lock_of_a_killed_process_is_gone_with_it(tmp_path):
         process.wait()
     with open_run(tmp_path, Experiment()) as run:
         assert run.path == tmp_path
-
-
-def test_processes_that_are_not_the_primary_write_nothing(tmp_path):
-    with open_run(tmp_path / "herd", Experiment(), primary=False) as run:
-        assert run.checkpoints("teach") == tmp_path / "herd" / "checkpoints" / "teach"
-    assert not (tmp_path / "herd").exists()
 
 
 def test_a_run_is_loaded_in_one_line(tmp_path):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from distill.statistics import paired, table
+from distill.statistics import paired
 
 
 def test_the_mean_spread_and_interval_of_three_pairs():
@@ -39,10 +39,3 @@ def test_lists_of_different_length_are_refused():
 def test_a_value_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match=r"b\[1\] is nan; a run that diverged"):
         paired([1.0, 2.0], [1.0, math.nan])
-
-
-def test_the_table_has_a_row_per_comparison():
-    lines = table({"scout": paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]), "maverick": paired([1.0], [2.0])}).splitlines()
-    assert len(lines) == 3 and "95 % interval" in lines[0]
-    assert lines[1].split() == ["scout", "+2", "[-0.4841,", "+4.484]", "1", "0/3"]
-    assert lines[2].split() == ["maverick", "-1", "one", "seed:", "none", "-", "1/1"]

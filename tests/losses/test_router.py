@@ -52,6 +52,11 @@ def test_a_layer_without_tokens_costs_nothing():
     assert float(RouterHealth(z=1.0).loss(zero, zero, jnp.zeros(1), jnp.zeros(1))) == 0.0
 
 
+def test_a_model_without_moe_layers_has_no_router_loss():
+    none = jnp.zeros((0, 16))
+    assert float(RouterHealth(z=1.0).loss(none, none, jnp.zeros(0), jnp.zeros(0))) == 0.0
+
+
 def test_negative_weights_are_refused():
     with pytest.raises(ValueError, match=r"RouterHealth\(z=-1.0\) must not be negative"):
         RouterHealth(z=-1.0)

@@ -184,6 +184,7 @@ def test_blocks_take_the_mean_load_in_the_batch_and_none_of_it_when_experts_outn
     assert Blocks().sizes(2048, 16) == (128, 32)
     assert Blocks().sizes(1000, 16) == (64, 16)
     assert Blocks().sizes(4, 16) == (0, 16)
+    assert Blocks().sizes(2048, 128) == (0, 16) and Blocks().sizes(2048, 64) == (32, 16)
     assert Blocks(first=3, rows=5).sizes(2048, 16) == (3, 5)
 
 
