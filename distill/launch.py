@@ -1,5 +1,6 @@
 """From a command line to finished runs: parse, train every stage of every seed, evaluate, report."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -104,6 +105,8 @@ def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> No
     try:
         options = parse(experiment, sys.argv[1:] if arguments is None else arguments)
         keep_compiled()
+        # Orbax warns each time weights are only read, which is what is meant.
+        logging.getLogger("absl").addFilter(lambda line: "directory is read only" not in line.getMessage())
         results = [run_experiment(each, folder, quiet=options.quiet) for folder, each in options.seeded()]
         merged = merge(results, options.experiment)
         write_json(options.folder / "results.json", merged)
