@@ -64,10 +64,11 @@ def rates(experiment: Experiment, stage: Stage, steps: int = 60) -> dict[str, li
     Raises:
       ValueError: a learner's optimizer has no field `rate` to move.
     """
-    batches, found = draw(experiment, stage, steps), {}
     for learner in stage.learners:
         if "rate" not in {field.name for field in dataclasses.fields(learner.optimizer)}:  # pyright: ignore[reportArgumentType]
             raise ValueError(f"the optimizer of {learner.name!r} has no field `rate`: {learner.optimizer}; give it one")
+    batches, found = draw(experiment, stage, steps), {}
+    for learner in stage.learners:
         rising = dataclasses.replace(learner, optimizer=dataclasses.replace(learner.optimizer, rate=Rising()))  # pyright: ignore[reportArgumentType, reportCallIssue]
         values = losses(experiment, stage, rising, batches)
         found[learner.name] = [(float(Rising().at((n + 1) / steps)), value) for n, value in enumerate(values)]

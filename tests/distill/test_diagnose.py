@@ -1,8 +1,12 @@
 """Looks at an experiment: what they refuse, and the rate they read off a curve."""
 
+from dataclasses import dataclass
+
+import optax
 import pytest
 
-from distill.diagnose import Rising, best_rate, load
+from distill.diagnose import Rising, best_rate, load, rates
+from tests.distill.small import experiment, learner, stage
 
 
 def test_the_rate_rises_by_a_constant_factor():
@@ -24,3 +28,14 @@ def test_a_file_without_an_experiment_is_refused(tmp_path):
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(ValueError, match="defines no EXPERIMENT"):
         load(tmp_path / "empty.py")
+
+
+def test_an_optimizer_without_a_rate_is_refused():
+    @dataclass(frozen=True)
+    class Plain:
+        def build(self, steps):
+            return optax.sgd(0.1)
+
+    mine = stage(learner(optimizer=Plain()))
+    with pytest.raises(ValueError, match="the optimizer of 'student' has no field `rate`.*give it one"):
+        rates(experiment(stages=(mine,)), mine)

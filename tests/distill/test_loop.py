@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from distill import load_run, load_weights
+from distill.evaluate import evaluate
 from distill.launch import launch, merge, parse, run_experiment
 from distill.loop import Interrupted
 from distill.optim import AdamW, WarmupCosine
@@ -255,3 +256,8 @@ def test_weights_come_back_from_the_folder_alone(finished):
 def test_a_model_of_unknown_classes_is_refused():
     with pytest.raises(ValueError, match="describes a model that this version does not know"):
         model_config({"class": "Config2"})
+
+
+def test_there_is_no_score_without_held_out_text():
+    with pytest.raises(ValueError, match="no held-out batches: set --held-out to at least 1"):
+        evaluate(None, None, [], None)
