@@ -18,8 +18,10 @@ from distill.evaluate import evaluate
 from distill.launch import launch, merge, parse, run_experiment
 from distill.loop import Interrupted
 from distill.optim import AdamW, WarmupCosine
+from distill.teacher import Silent
 from distill.trained import model_config
 from losses import Distill, NoGate
+from models.llama4 import Execution
 from tests.distill.small import MOE, WIDE, experiment, learner, stage
 
 BYTES = replace(MOE, vocab=272)
@@ -258,6 +260,7 @@ def test_a_model_of_unknown_classes_is_refused():
         model_config({"class": "Config2"})
 
 
-def test_there_is_no_score_without_held_out_text():
+def test_there_is_no_score_without_held_out_text(finished):
+    weights = load_weights(finished[0], "distil", "student")
     with pytest.raises(ValueError, match="no held-out batches: set --held-out to at least 1"):
-        evaluate(None, None, [], None)
+        evaluate(weights, Silent(), [], Execution())

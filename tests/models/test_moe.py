@@ -103,7 +103,7 @@ def test_routing_statistics_are_those_counted_by_hand(layer):
 
 def test_statistics_of_two_halves_add_up_to_those_of_the_whole(layer):
     x, valid = tokens(4)
-    halves = apply(layer, x[:2], valid[:2])[1] + apply(layer, x[2:], valid[2:])[1]
+    halves = jax.tree.map(jnp.add, apply(layer, x[:2], valid[:2])[1], apply(layer, x[2:], valid[2:])[1])
     whole = apply(layer, x, valid)[1]
     assert isinstance(halves, Routing)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), halves, whole)
@@ -120,7 +120,7 @@ def test_padding_is_in_no_statistic_gets_the_shared_expert_alone_and_poisons_not
     (_, (y, routing)), slopes = jax.value_and_grad(run, has_aux=True)(layer, x)
     _, alone = apply(layer, x[1:, :4], valid[1:, :4])
     _, first = apply(layer, x[:1], valid[:1])
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), routing, first + alone)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), routing, jax.tree.map(jnp.add, first, alone))
     np.testing.assert_allclose(y[1, 4:], layer.shared(x)[1, 4:], rtol=1e-6)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
 
