@@ -5,7 +5,7 @@
 Runs `experiments/herd.py --tiny` once in peace; then again in another folder, killed at random moments (set-up of the
 run, compilation, training, checkpoints, evaluation) and started again until it has been killed often enough; then lets
 it finish. metrics.jsonl must be equal byte for byte, results.json in everything but date and seconds. After the kills
-another run is interrupted by Ctrl-C, which must end it with exit code 130 and the same numbers. About ten minutes.
+another run is interrupted by Ctrl-C, which must end it with exit code 130 and the same numbers. About 14 minutes.
 """
 
 import argparse
