@@ -118,10 +118,8 @@ if __name__ == "__main__":
     parser.add_argument("--chunk", type=int, nargs="+", default=[Distill().chunk], help="positions a piece")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--skip-memory", action="store_true", help="times alone")
     options = parser.parse_args()
-    if not options.skip_memory:
-        show_memory(options.chunk, options.dtype)
+    show_memory(options.chunk, options.dtype)
     for tokens in options.tokens:
         print(f"\ntime of value and gradient, {tokens} tokens, {options.dtype}")
         show_time(tokens, options.chunk, options.dtype, options.rounds)

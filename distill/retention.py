@@ -78,7 +78,7 @@ def check_space(folder: Path, needed: int) -> None:
     present = sum(
         file.stat().st_size
         for file in folder.rglob("*")
-        if file.is_file() and not any(part.endswith((".damaged", ".aside")) for part in file.parts)
+        if file.is_file() and not any(p.endswith((".damaged", ".aside")) for p in file.relative_to(folder).parts)
     )
     standing = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(standing).free

@@ -85,7 +85,7 @@ class Step:
         weights = state.weights
         params: Any = weights.model  # a pytree, which is all that optax asks of parameters
         updates, opt = optimizer(learner, self.steps).update(gradient, state.opt, params)
-        finite = jnp.isfinite(slope.metrics["loss"].total + norm)
+        finite = jnp.isfinite(slope.metrics["loss"].total + norm + optax.tree.norm(updates))
         bias = None if weights.bias is None else _rebalanced(learner, weights.bias, slope.load)
         model: Any = optax.apply_updates(params, updates)
         moved = dataclasses.replace(state, weights=Weights(model, bias), opt=opt)

@@ -8,6 +8,7 @@ import signal
 import threading
 import warnings
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -202,6 +203,21 @@ def test_a_gate_of_the_users_own_stays_as_the_file_has_it():
     assert options.experiment.stages[0].learners[0].loss == Distill(gate=Sure(), chunk=4)
     chosen = parse(mine, ["stages.0.learners.0.loss.gate:no-gate"])
     assert chosen.experiment.stages[0].learners[0].loss.gate == NoGate()
+
+
+def test_a_protocol_is_no_choice_of_the_command_line(capsys):
+    with pytest.raises(SystemExit):
+        parse(experiment(), ["stages.0.learners.0.loss.gate:gate"])
+    assert "a Gate of your own enters in the experiment's file" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_disk_too_small_for_all_stages_is_refused_before_the_first(text, tmp_path, monkeypatch):
+    run_experiment(small(text, stages=small(text).stages[:1], compare=None), tmp_path / "one", quiet=True)
+    one = sum(file.stat().st_size for file in (tmp_path / "one" / "checkpoints").rglob("*") if file.is_file())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4 * one))
+    with pytest.raises(OSError, match="the checkpoints in .* need .* more bytes"):
+        run_experiment(small(text), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_seeds_must_be_at_least_one(tmp_path):

@@ -59,6 +59,16 @@ def test_what_is_there_already_needs_no_more_room(tmp_path, monkeypatch):
         check_space(tmp_path, 1501)
 
 
+def test_what_was_set_aside_is_no_room_to_write_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    for name in ("stage/4.damaged", "stage.aside/4"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "old").write_bytes(bytes(500))
+    check_space(tmp_path, 1000)
+    with pytest.raises(OSError, match="need 1,001 more"):
+        check_space(tmp_path, 1001)
+
+
 def test_a_full_disk_is_recognised_however_it_is_wrapped():
     wrapped = ValueError('RESOURCE_EXHAUSTED: Error writing "x" [OS error 28: No space left on device]')
     caused = RuntimeError("save failed")

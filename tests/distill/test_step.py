@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from distill import Mesh
@@ -95,6 +96,20 @@ def test_an_update_that_is_not_finite_is_not_made_and_is_counted():
     assert (int(after.skipped), int(after.step), metrics["student/skipped"]) == (1, 1, 1.0)
     (again,), _ = take([one], (after,))
     assert int(again.skipped) == 2
+
+
+def test_a_finite_gradient_is_not_enough_where_the_optimizer_makes_infinity_of_it():
+    @dataclass(frozen=True)
+    class Exploding:
+        def build(self, steps):
+            return optax.scale(jnp.inf)
+
+    one = learner(optimizer=Exploding())
+    start = states(one)[0]
+    (after,), metrics = take([one], (start,))
+    assert np.isfinite(metrics["student/grad_norm"])
+    assert_close(after.weights, start.weights, tolerance=0)
+    assert (int(after.skipped), metrics["student/skipped"]) == (1, 1.0)
 
 
 def test_a_good_step_ends_a_row_of_bad_ones():
