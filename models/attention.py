@@ -33,6 +33,13 @@ class Attention(nnx.Module):
 
         rope: rotary positions within a chunk of the document; otherwise none, over all of it.
         """
+        see = partial(attend_chunk, chunk=self.config.chunk) if rope else attend_document
+        return self.gather(see(*self.project(x, rope, layout, rotation), layout))
+
+    def project(
+        self, x: Float[Array, "b t d"], rope: bool, layout: Layout, rotation: Rotation
+    ) -> tuple[Float[Array, "b t h c"], Float[Array, "b t k c"], Float[Array, "b t k c"]]:
+        """Queries, keys and values, turned, normalised and tempered: what a cache keeps, and what attention needs."""
         config = self.config
         q = contract("btd,dhc->bthc", x, self.q[...])
         k = contract("btd,dkc->btkc", x, self.k[...])
@@ -41,13 +48,13 @@ class Attention(nnx.Module):
             q, k = rotation(q), rotation(k)
             if config.qk_norm:
                 q, k = normalize(q, config.eps), normalize(k, config.eps)
-            see = partial(attend_chunk, chunk=config.chunk)
-        else:
-            if config.tempering is not None:
-                q = q * temper(layout.tempering, config.tempering)[..., None, None]
-            see = attend_document
-        y = see(q.astype(x.dtype), k.astype(x.dtype), v.astype(x.dtype), layout)
-        return contract("bthc,hcd->btd", y, self.o[...]).astype(x.dtype)
+        elif config.tempering is not None:
+            q = q * temper(layout.tempering, config.tempering)[..., None, None]
+        return q.astype(x.dtype), k.astype(x.dtype), v.astype(x.dtype)
+
+    def gather(self, y: Float[Array, "b t h c"]) -> Float[Array, "b t d"]:
+        """From what the heads saw back to the width of the stream."""
+        return contract("bthc,hcd->btd", y, self.o[...]).astype(y.dtype)
 
 
 def temper(positions: Int[Array, "b t"], tempering: Tempering) -> Float[Array, "b t"]:
@@ -63,9 +70,19 @@ def attend(
     visible: Bool[Array, "#b t s"],
 ) -> Float[Array, "b t h c"]:
     """Softmax attention of every query over its visible keys, of which there must be one; t s scores in float32."""
-    # Heads first: then no product transposes the scores, forward or backward, and they are the largest arrays here.
-    q = rearrange(q, "b t (k g) c -> b k g t c", k=k.shape[2])
     k, v = rearrange([k, v], "two b s k c -> two b k s c")
+    return attend_by_head(q, k, v, visible)
+
+
+def attend_by_head(
+    q: Float[Array, "b t h c"],
+    k: Float[Array, "b k s c"],
+    v: Float[Array, "b k s c"],
+    visible: Bool[Array, "#b t s"],
+) -> Float[Array, "b t h c"]:
+    """The same with keys and values that already lie head by head, as a cache keeps them."""
+    # Heads first: then no product transposes the scores, forward or backward, and they are the largest arrays here.
+    q = rearrange(q, "b t (k g) c -> b k g t c", k=k.shape[1])
     scores = contract("bkgtc,bksc->bkgts", q, k) * q.shape[-1] ** -0.5
     # Exactly zero weight, and so exactly zero gradient, for what must not be seen.
     weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, -jnp.inf), axis=-1)

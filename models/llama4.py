@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.attention import Attention
 from models.config import Config
@@ -65,10 +65,16 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "b t d"], Routing | None]:
         """Adds this layer to the stream x; dense layers route nothing."""
         x = x + self.attention(self.attention_norm(x), rope, layout, rotation)
+        return self.feed(x, layout.valid, bias, dispatch)
+
+    def feed(
+        self, x: Float[Array, "b t d"], valid: Bool[Array, "b t"], bias: Float[Array, " e"] | None, dispatch: Dispatch
+    ) -> tuple[Float[Array, "b t d"], Routing | None]:
+        """Adds the feed-forward alone, after attention."""
         normed = self.feed_forward_norm(x)
         if isinstance(self.feed_forward, SwiGLU):
             return x + self.feed_forward(normed), None
-        y, routing = self.feed_forward(normed, layout.valid, bias, dispatch)
+        y, routing = self.feed_forward(normed, valid, bias, dispatch)
         return x + y, routing
 
 
