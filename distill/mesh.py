@@ -15,6 +15,8 @@ from jaxtyping import PyTree
 RULES: dict[str, tuple[str, ...]] = {
     "b": ("data", "fsdp"),  # every device sees its own rows, whether it holds whole or partial weights
     "d": ("fsdp",),  # weights are cut along the model width and gathered where they are used
+    "w": ("fsdp",),  # those of the vision tower along its own width
+    "a": ("fsdp",),  # and those of its adapter
 }
 
 

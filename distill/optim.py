@@ -122,7 +122,7 @@ def muon_dimensions(params: PyTree) -> PyTree:
         weight = [first + place for place, letter in enumerate(axes) if letter not in ("e", "2")]
         if len(weight) < 2 or "v" in axes:
             return None
-        read = 2 if axes == ("h", "c", "d") else 1  # the output projection reads [h, c] together
+        read = 2 if axes[:2] == ("h", "c") else 1  # output projections read [h, c] together
         return contrib.MuonDimensionNumbers(reduction_axis=tuple(weight[:read]), output_axis=tuple(weight[read:]))
 
     return _by_axes(params, choose)

@@ -1,6 +1,8 @@
-"""Config: what a Llama 4 text decoder is, every size a literal: a smaller one is a literal too, not a formula."""
+"""Config: what a Llama 4 is, every size a literal: a smaller one is a literal too, not a formula."""
 
 from dataclasses import dataclass, replace
+
+from models.tower import Vision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +57,14 @@ class Tempering:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A Llama 4 text decoder.
+    """A Llama 4: its text decoder and, where it sees, its vision tower.
 
     vocab: rows of the embedding. width: of the residual stream. heads share kv_heads keys and values in equal groups.
     expert_width: hidden width of each routed expert and of the shared one. dense_width: of layers without experts.
     experts, top_k: routed experts of a MoE layer, and how many of them a token goes to.
     pattern: repeats until `layers` are there. chunk: tokens of one attention chunk on rotary layers.
     qk_norm: weightless RMS norm of queries and keys, on rotary layers. eps: of every RMS norm.
-    max_positions: the longest row the model takes.
+    max_positions: the longest row the model takes. vision: None reads text alone.
     """
 
     vocab: int
@@ -83,6 +85,7 @@ class Config:
     tempering: Tempering | None
     eps: float
     max_positions: int
+    vision: Vision | None = None
 
     def __post_init__(self):
         """Refuses sizes that do not fit together."""
@@ -108,6 +111,11 @@ class Config:
             raise ValueError(
                 f"Config(rope_theta={self.rope_theta}, eps={self.eps}) must have rope_theta > 1 and eps > 0"
             )
+        if self.vision is not None and self.vision.patch_token >= self.vocab:
+            raise ValueError(
+                f"Vision.patch_token = {self.vision.patch_token} is outside the vocabulary of {self.vocab}; "
+                f"it must be the id that the tokenizer gives to a patch"
+            )
 
     @property
     def periods(self) -> int:
@@ -128,7 +136,7 @@ def tiny(config: Config) -> Config:
         heads=kv_heads * min(config.heads // config.kv_heads, 2), head_dim=min(config.head_dim, 8),
         expert_width=min(config.expert_width, 32), dense_width=min(config.dense_width, 64),
         experts=min(config.experts, max(4, config.top_k)), chunk=min(config.chunk, 16),
-        max_positions=min(config.max_positions, 512),
+        max_positions=min(config.max_positions, 512), vision=None if config.vision is None else config.vision.tiny(),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.config import Config, RopeScaling
+
+T = TypeVar("T", bound=nnx.Module)
 
 
 def contract(spec: str, a: Array, b: Array) -> Array:
@@ -63,6 +66,19 @@ def normalize(x: Float[Array, "*n d"], eps: float) -> Float[Array, "*n d"]:
     """Divides by the root mean square over the last axis, in float32; returns the dtype of x."""
     wide = x.astype(jnp.float32)
     return (wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + eps)).astype(x.dtype)
+
+
+def cast(module: T, dtype: str) -> T:
+    """A module with its parameters in the dtype of the products; vectors, routers and experts keep theirs.
+
+    What norms and routers do is in float32; experts are cast where it is known which of them are asked.
+    """
+
+    def to(param: nnx.Param) -> nnx.Variable:
+        kept = len(param.axes) == 1 or "e" in param.axes
+        return param if kept else param.replace(param[...].astype(dtype))
+
+    return jax.tree.map(to, module, is_leaf=lambda leaf: isinstance(leaf, nnx.Param))
 
 
 class RMSNorm(nnx.Module):

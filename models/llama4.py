@@ -1,4 +1,4 @@
-"""Llama4: the text decoder. Pre-norm blocks, iRoPE attention, shared and routed experts, scanned by layer pattern."""
+"""Llama4: the decoder of text and images. Pre-norm blocks, iRoPE attention, shared and routed experts, scanned."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.attention import Attention
 from models.config import Config
-from models.layers import RMSNorm, Rotation, SwiGLU, contract, draw, output_std
+from models.layers import RMSNorm, Rotation, SwiGLU, cast, contract, draw, output_std
 from models.layout import Layout
 from models.moe import Dispatch, MoE, Routing, suited
+from models.vision import VisionEncoder, fuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,11 @@ class Period(nnx.Module):
 
 
 class Llama4(nnx.Module):
-    """A Llama 4 text decoder (Meta 2025), equal to `Llama4ForCausalLM` of transformers on the same weights."""
+    """A Llama 4 (Meta 2025), equal to that of transformers on the same weights.
+
+    Without vision that is `Llama4ForCausalLM`, with it `Llama4ForConditionalGeneration`: early fusion, images are read
+    as if they were text. A video is its frames, as images.
+    """
 
     def __init__(self, config: Config, key: PRNGKeyArray):
         """Draws all parameters in float32; works under jax.jit and jax.eval_shape.
@@ -117,6 +122,8 @@ class Llama4(nnx.Module):
         """
         keys = jax.random.split(key, 3)
         self.config = config
+        tower_key, vision = jax.random.fold_in(key, 3), config.vision
+        self.vision = None if vision is None else VisionEncoder(vision, config.width, tower_key)
         self.embed = draw(keys[0], (config.vocab, config.width), 1.0, ("v", "d"))
         self.periods = jax.vmap(lambda each: Period(config, each))(jax.random.split(keys[1], config.periods))
         self.norm = RMSNorm(config.width, config.eps)
@@ -128,6 +135,7 @@ class Llama4(nnx.Module):
         layout: Layout | None = None,
         bias: Float[Array, "p m e"] | None = None,
         execution: Execution = Execution(),  # noqa: B008 (frozen)
+        images: Float[Array, "b i c y x"] | None = None,
     ) -> tuple[Float[Array, "b t d"], Routing]:
         """Hidden states after the final norm, and what the routers did.
 
@@ -136,15 +144,18 @@ class Llama4(nnx.Module):
             layout: where each token stands; None is one document a row.
             bias: added to the router logits to select experts, not to weigh them; None is no bias.
             execution: how to run it.
+            images: normalised pixels of i tiles a row, zeros behind those of rows that have fewer. Their features take
+                the place of the row's patch tokens, in order; `models.vision.check_images` says whether they fit.
 
         Returns:
             hidden: for `logits`, or for a loss that never builds all of them.
             routing: sums over tokens, stacked over the MoE layers in order.
 
         Raises:
-            ValueError: the row is longer than max_positions, or layout or bias is of another shape.
+            ValueError: the row is longer than max_positions, or layout or bias is of another shape; there are
+                images but no vision tower.
         """
-        hidden, routing, _ = self._run(tokens, layout, bias, execution)
+        hidden, routing, _ = self._run(tokens, layout, bias, execution, images)
         return hidden, routing
 
     def trace(
@@ -153,17 +164,36 @@ class Llama4(nnx.Module):
         layout: Layout | None = None,
         bias: Float[Array, "p m e"] | None = None,
         execution: Execution = Execution(),  # noqa: B008 (frozen)
+        images: Float[Array, "b i c y x"] | None = None,
     ) -> Float[Array, "l1 b t d"]:
         """The input of every layer, then the hidden states after the final norm: layers + 1 of them.
 
         The first is the embeddings; the order of transformers' `hidden_states`.
         """
-        hidden, _, inputs = self._run(tokens, layout, bias, execution, keep=True)
+        hidden, _, inputs = self._run(tokens, layout, bias, execution, images, keep=True)
         return jnp.concatenate([rearrange(inputs, "m p b t d -> (p m) b t d"), hidden[None]])
 
     def logits(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
         """Scores of the next token, float32; the product is in the dtype of hidden."""
         return contract("btd,dv->btv", hidden, self.head[...].astype(hidden.dtype))
+
+    def read(
+        self,
+        tokens: Int[Array, "b t"],
+        layout: Layout,
+        execution: Execution,
+        images: Float[Array, "b i c y x"] | None = None,
+    ) -> Float[Array, "b t d"]:
+        """What the first layer reads: embeddings of the tokens, and at patch tokens the features of the images."""
+        x = self.embed[...][tokens].astype(execution.dtype)
+        if images is None:
+            return x
+        if self.vision is None or self.config.vision is None:
+            raise ValueError("This model has no vision tower; leave the images out, or set Config.vision")
+        tiles = rearrange(images, "b i c y x -> (b i) c y x")
+        features = self.vision(tiles, execution.dtype, execution.remat)
+        features = rearrange(features, "(b i) k d -> b (i k) d", b=len(tokens))
+        return fuse(x, features, (tokens == self.config.vision.patch_token) & layout.valid)
 
     def _run(
         self,
@@ -171,6 +201,7 @@ class Llama4(nnx.Module):
         layout: Layout | None,
         bias: Float[Array, "p m e"] | None,
         execution: Execution,
+        images: Float[Array, "b i c y x"] | None,
         keep: bool = False,
     ) -> tuple[Float[Array, "b t d"], Routing, list[Float[Array, "p b t d"]]]:
         layout = Layout.dense(*tokens.shape) if layout is None else layout
@@ -180,13 +211,13 @@ class Llama4(nnx.Module):
 
         def step(x: Array, each: tuple[Period, Array | None]) -> tuple[Array, tuple[list[Routing], list[Array]]]:
             period, own_bias = each
-            x, routings, inputs = _cast(period, execution.dtype)(x, layout, rotation, own_bias, dispatch)
+            x, routings, inputs = cast(period, execution.dtype)(x, layout, rotation, own_bias, dispatch)
             return x, (routings, inputs if keep else [])
 
         if execution.remat:
             # Inside a scan nothing merges the second computation with the first; unrolled whole, there is no scan.
             step = jax.checkpoint(step, prevent_cse=execution.unroll >= self.config.periods)
-        x = self.embed[...][tokens].astype(execution.dtype)
+        x = self.read(tokens, layout, execution, images)
         x, (routings, inputs) = jax.lax.scan(step, x, (self.periods, bias), unroll=execution.unroll)
         return self.norm(x), _in_order(routings, self.config.experts), inputs
 
@@ -204,16 +235,6 @@ class Llama4(nnx.Module):
             raise ValueError(
                 f"The router bias is of shape {bias.shape}; it must be {wanted}: periods, MoE layers of each, experts"
             )
-
-
-def _cast(period: Period, dtype: str) -> Period:
-    """Parameters in the dtype of the products; norm scales and routers keep theirs, as their work is in float32."""
-
-    def cast(param: nnx.Param) -> nnx.Variable:
-        precise = len(param.axes) == 1 or param.axes[-1] == "e"
-        return param if precise else param.replace(param[...].astype(dtype))
-
-    return jax.tree.map(cast, period, is_leaf=lambda leaf: isinstance(leaf, nnx.Param))
 
 
 def _in_order(routings: list[Routing], experts: int) -> Routing:

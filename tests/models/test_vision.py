@@ -1,0 +1,365 @@
+import json
+import re
+from dataclasses import fields, replace
+from functools import cache, partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from einops import rearrange
+from safetensors.numpy import load_file
+
+from models.config import SCOUT_PICO, RopeScaling, Tempering, Vision, tiny
+from models.layout import Layout
+from models.llama4 import Execution, Llama4
+from models.moe import Dense
+from models.tower import VISION, VISION_PICO
+from models.vision import VisionEncoder, check_images, fuse
+
+FOLDER = Path(__file__).parents[1] / "data" / "llama4" / "mm_tiny"
+PLAIN = Execution(dispatch=Dense())
+BLOCK = {
+    "attention_norm.scale": ("w -> w", "input_layernorm.weight"),
+    "attention_norm.bias": ("w -> w", "input_layernorm.bias"),
+    "attention.q": ("(h c) w -> w h c", "self_attn.q_proj.weight"),
+    "attention.k": ("(h c) w -> w h c", "self_attn.k_proj.weight"),
+    "attention.v": ("(h c) w -> w h c", "self_attn.v_proj.weight"),
+    "attention.q_bias": ("(h c) -> h c", "self_attn.q_proj.bias"),
+    "attention.k_bias": ("(h c) -> h c", "self_attn.k_proj.bias"),
+    "attention.v_bias": ("(h c) -> h c", "self_attn.v_proj.bias"),
+    "attention.o": ("w (h c) -> h c w", "self_attn.o_proj.weight"),
+    "attention.o_bias": ("w -> w", "self_attn.o_proj.bias"),
+    "feed_forward_norm.scale": ("w -> w", "post_attention_layernorm.weight"),
+    "feed_forward_norm.bias": ("w -> w", "post_attention_layernorm.bias"),
+    "up": ("f w -> w f", "mlp.fc1.weight"),
+    "up_bias": ("f -> f", "mlp.fc1.bias"),
+    "down": ("w f -> f w", "mlp.fc2.weight"),
+    "down_bias": ("w -> w", "mlp.fc2.bias"),
+}
+TOWER = {
+    "patch": ("w i -> i w", "vision_model.patch_embedding.linear.weight"),
+    "class_token": ("w -> w", "vision_model.class_embedding"),
+    "position": ("n w -> n w", "vision_model.positional_embedding_vlm"),
+    "norm_before.scale": ("w -> w", "vision_model.layernorm_pre.weight"),
+    "norm_before.bias": ("w -> w", "vision_model.layernorm_pre.bias"),
+    "norm_after.scale": ("w -> w", "vision_model.layernorm_post.weight"),
+    "norm_after.bias": ("w -> w", "vision_model.layernorm_post.bias"),
+    "adapter_up": ("a s -> s a", "vision_model.vision_adapter.mlp.fc1.weight"),
+    "adapter_down": ("a s -> s a", "vision_model.vision_adapter.mlp.fc2.weight"),
+    "projector": ("d a -> a d", "multi_modal_projector.linear_1.weight"),
+}
+
+
+TEXT = {
+    "embed": ("v d -> v d", "model.embed_tokens.weight"),
+    "norm.scale": ("d -> d", "model.norm.weight"),
+    "head": ("v d -> d v", "lm_head.weight"),
+}
+SHARED = "feed_forward.shared_expert."
+LAYER = {
+    "attention_norm.scale": ("d -> d", "input_layernorm.weight"),
+    "attention.q": ("(h c) d -> d h c", "self_attn.q_proj.weight"),
+    "attention.k": ("(k c) d -> d k c", "self_attn.k_proj.weight"),
+    "attention.v": ("(k c) d -> d k c", "self_attn.v_proj.weight"),
+    "attention.o": ("d (h c) -> h c d", "self_attn.o_proj.weight"),
+    "feed_forward_norm.scale": ("d -> d", "post_attention_layernorm.weight"),
+    "feed_forward.router": ("e d -> d e", "feed_forward.router.weight"),
+    "feed_forward.experts.gate_up": ("e d (z f) -> e d z f", "feed_forward.experts.gate_up_proj"),
+    "feed_forward.experts.down": ("e f d -> e f d", "feed_forward.experts.down_proj"),
+    "feed_forward.shared.gate_up": ("z f d -> d z f", SHARED + "gate_proj.weight", SHARED + "up_proj.weight"),
+    "feed_forward.shared.down": ("d f -> f d", SHARED + "down_proj.weight"),
+}
+
+
+def origins(name, config):
+    """How a parameter is made, and of which tensors: for each of the layers that its leading axis stacks, or once."""
+    if name.startswith("vision.blocks."):
+        pattern, tensor = BLOCK[name.removeprefix("vision.blocks.")]
+        return pattern, [[f"vision_model.model.layers.{i}.{tensor}"] for i in range(config.vision.layers)]
+    if name.startswith("vision."):
+        pattern, tensor = TOWER[name.removeprefix("vision.")]
+        return pattern, [[tensor]]
+    if name.startswith("periods.blocks."):
+        layer, rest = name.removeprefix("periods.blocks.").split(".", 1)
+        pattern, *tensors = LAYER[rest]
+        return pattern, [[f"language_model.model.layers.{layer}.{tensor}" for tensor in tensors]]
+    pattern, tensor = TEXT[name]
+    return pattern, [["language_model." + tensor]]
+
+
+def assemble(tensors, pattern, groups, leaf):
+    letters = pattern.split(" -> ")[1].split()
+    sizes = dict(zip(letters, leaf.shape[leaf.ndim - len(letters) :], strict=True))
+    parts = [tensors[group[0]] if len(group) == 1 else np.stack([tensors[name] for name in group]) for group in groups]
+    made = [rearrange(part, pattern, **sizes) for part in parts]
+    return jnp.asarray(np.stack(made) if leaf.ndim > len(letters) else made[0])
+
+
+def dotted(path):
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+
+
+@cache
+def _model():
+    vision = Vision(
+        width=32, layers=3, heads=4, hidden=128, image=16, patch=4, output=48, rope_theta=10000.0, patch_token=150
+    )
+    config = replace(
+        SCOUT_PICO, vocab=160, heads=4, kv_heads=2, expert_width=48, dense_width=112, experts=4, chunk=8,
+        rope_theta=500000.0, rope_scaling=RopeScaling(factor=16.0, low=1.0, high=1.0, original=32),
+        tempering=Tempering(floor=4, scale=0.1), max_positions=256, vision=vision,
+    )  # fmt: skip
+    tensors = load_file(FOLDER / "model.safetensors")
+    empty = jax.eval_shape(lambda: Llama4(config, jax.random.key(0)))
+
+    def fill(path, leaf):
+        return assemble(tensors, *origins(dotted(path), config), leaf)
+
+    return jax.tree_util.tree_map_with_path(fill, empty)
+
+
+@cache
+def _expected():
+    return dict(np.load(FOLDER / "expected.npz"))
+
+
+def _tiles():
+    """The first row has one image, the second two: what the first lacks is zeros."""
+    tiles = _expected()["pixel_values"]
+    return jnp.asarray(np.stack([np.stack([tiles[0], np.zeros_like(tiles[0])]), tiles[1:]]))
+
+
+@jax.jit
+def _run(model, tokens, layout, images):
+    hidden, _ = model(tokens, layout, None, PLAIN, images)
+    return model.logits(hidden)
+
+
+def test_the_vision_tower_is_that_of_transformers():
+    expected = _expected()
+    hidden, inputs = jax.jit(lambda model, tiles: model.vision.encode(tiles))(_model(), expected["pixel_values"])
+    np.testing.assert_allclose(inputs, expected["vision.hidden_states"][:-1], atol=1e-4, rtol=0)
+    adapted = jax.jit(lambda model, hidden: model.vision.adapt(hidden))(_model(), hidden)
+    np.testing.assert_allclose(adapted, expected["vision.adapter_out"], atol=1e-4, rtol=0)
+    projected = jax.jit(lambda model, tiles: model.vision(tiles))(_model(), expected["pixel_values"])
+    np.testing.assert_allclose(projected, expected["vision.projected"], atol=1e-4, rtol=0)
+
+
+def test_hidden_states_and_logits_of_images_in_text_are_those_of_transformers():
+    expected = _expected()
+    tokens = jnp.asarray(expected["full.input_ids"])
+    trace = jax.jit(lambda model: model.trace(tokens, None, None, PLAIN, _tiles()))(_model())
+    np.testing.assert_allclose(trace, expected["full.hidden_states"], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(_model().logits(trace[-1]), expected["full.logits"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("side", ["leftpad", "rightpad"])
+def test_padded_rows_with_images_are_those_of_transformers(side):
+    expected = _expected()
+    mask = expected[f"{side}.attention_mask"].astype(bool)
+    layout = Layout.left_padded(jnp.asarray(mask), huggingface=True)
+    got = _run(_model(), jnp.asarray(expected[f"{side}.input_ids"]), layout, _tiles())
+    np.testing.assert_allclose(np.asarray(got)[mask], expected[f"{side}.logits"][mask], atol=1e-4, rtol=0)
+
+
+@cache
+def _gradient():
+    """Loss and gradient, the gradient by the names and in the shapes of transformers."""
+    tokens = jnp.asarray(_expected()["full.input_ids"])
+
+    def loss(model):
+        logits = model.logits(model(tokens, None, None, PLAIN, _tiles())[0])[:, :-1]
+        gold = jnp.take_along_axis(logits, tokens[:, 1:, None], axis=-1)[..., 0]
+        return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - gold)
+
+    value, slope = jax.jit(jax.value_and_grad(loss))(_model())
+    named = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(slope)[0]:
+        pattern, groups = origins(dotted(path), _model().config)
+        source, target = pattern.split(" -> ")
+        stacked = leaf.ndim > len(target.split())
+        for names, each in zip(groups, leaf if stacked else [leaf], strict=True):
+            array = rearrange(
+                np.asarray(each), f"{target} -> {source}", **dict(zip(target.split(), each.shape, strict=True))
+            )
+            named |= dict(zip(names, array if len(names) > 1 else [array], strict=True))
+    return value, named
+
+
+def test_the_loss_and_its_gradients_are_those_of_transformers():
+    value, slopes = _gradient()
+    expected, layer = _expected(), "language_model.model.layers.0."
+    np.testing.assert_allclose(value, expected["full.loss"], atol=1e-5, rtol=0)
+    for name, wanted in (
+        (layer + "feed_forward.router.weight", expected["full.grad.router"]),
+        (layer + "feed_forward.experts.down_proj", expected["full.grad.down_proj"]),
+        (layer + "self_attn.q_proj.weight", expected["full.grad.q_proj0"]),
+    ):
+        np.testing.assert_allclose(slopes[name], wanted, atol=1e-4 * np.abs(wanted).max(), rtol=1e-4, err_msg=name)
+
+
+def test_the_gradient_of_every_parameter_has_the_norm_of_transformers():
+    _, slopes = _gradient()
+    wanted = json.loads((FOLDER / "meta.json").read_text())["grad_norms"]
+    assert slopes.keys() == wanted.keys()
+    for name, norm in wanted.items():
+        np.testing.assert_allclose(np.linalg.norm(slopes[name]), norm, rtol=1e-3, atol=1e-6, err_msg=name)
+
+
+# Beyond the fixture: a model of our own that sees.
+SEEING = replace(tiny(SCOUT_PICO), vision=VISION_PICO.tiny())
+PATCH = VISION_PICO.patch_token
+
+
+@pytest.fixture(scope="module")
+def model():
+    return jax.jit(partial(Llama4, SEEING))(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jax.random.uniform(jax.random.key(1), (1, 3, 3, 16, 16), minval=-1)
+
+
+def row(*counts):
+    """One row: as many patch tokens as each count says, a byte before each run of them."""
+    return jnp.asarray([[token for count in counts for token in (65, *[PATCH] * count)] + [66] * 3])
+
+
+def test_frames_of_a_video_are_images_read_in_order(model, images):
+    video = row(4, 4, 4)
+    seen = jax.jit(lambda images: model.read(video, Layout.dense(*video.shape), PLAIN, images))
+    features = jax.jit(lambda tiles: model.vision(tiles))(images[0])
+    np.testing.assert_allclose(seen(images)[0, np.asarray(video[0]) == PATCH], rearrange(features, "i k d -> (i k) d"))
+    turned = seen(images[:, ::-1])
+    np.testing.assert_allclose(turned[0, 1:5], features[2])
+    np.testing.assert_array_equal(turned[0, 0], model.embed[...][65])
+
+
+def test_what_a_row_has_fewer_of_than_its_neighbours_does_not_matter(model, images):
+    tokens = row(4, 4)
+    layout = Layout.dense(*tokens.shape)
+    padded = images.at[:, 2].set(0)
+    np.testing.assert_array_equal(_run(model, tokens, layout, images), _run(model, tokens, layout, padded))
+
+
+def test_patch_tokens_in_padding_take_no_feature(model, images):
+    tokens = jnp.asarray([[PATCH] * 3 + [65] + [PATCH] * 12 + [66] * 5])
+    got = _run(model, tokens, Layout.left_padded(jnp.arange(21)[None] >= 3), images)
+    alone = _run(model, tokens[:, 3:], Layout.dense(1, 18), images)
+    np.testing.assert_allclose(got[:, 3:], alone, atol=1e-5)
+
+
+def test_a_row_of_text_alone_is_what_it_is_without_images(model, images):
+    tokens = row(0)
+    layout = Layout.dense(*tokens.shape)
+    np.testing.assert_allclose(_run(model, tokens, layout, images), _run(model, tokens, layout, None), atol=1e-6)
+
+
+def test_the_gradient_reaches_text_and_tower_but_not_the_embedding_of_the_patch(model, images):
+    tokens = row(4, 4, 4)
+
+    def loss(model):
+        hidden, _ = model(tokens, execution=PLAIN, images=images)
+        return jnp.sum(jax.nn.logsumexp(model.logits(hidden), axis=-1))
+
+    slope = jax.jit(jax.grad(loss))(model)
+    assert not jnp.any(slope.embed[...][PATCH])
+    for path, leaf in jax.tree_util.tree_flatten_with_path(slope)[0]:
+        # A bias of all keys moves all scores of a query alike, unless it is turned: here it is.
+        assert jnp.any(leaf != 0), jax.tree_util.keystr(path)
+
+
+@cache
+def _slope(dtype, remat):
+    tiles = jax.random.uniform(jax.random.key(1), (3, 3, 16, 16), minval=-1)
+    tower = jax.jit(partial(VisionEncoder, SEEING.vision, SEEING.width))(jax.random.key(0))
+    return jax.jit(jax.grad(lambda tower: jnp.mean(tower(tiles, dtype, remat).astype(jnp.float32) ** 3)))(tower)
+
+
+@pytest.mark.parametrize(("dtype", "remat", "tolerance"), [("float32", True, 1e-5), ("bfloat16", False, 0.05)])
+def test_how_a_tower_is_run_hardly_changes_its_gradient(dtype, remat, tolerance):
+    for got, wanted in zip(*map(jax.tree.leaves, (_slope(dtype, remat), _slope("float32", False))), strict=True):
+        assert got.dtype == jnp.float32
+        assert jnp.linalg.norm(got - wanted) <= tolerance * (jnp.linalg.norm(wanted) + 1e-3)
+
+
+def test_a_spot_beyond_the_features_reads_the_last_of_them():
+    x = fuse(jnp.zeros((1, 4, 1)), jnp.asarray([[[1.0], [2.0]]]), jnp.asarray([[True, False, True, True]]))
+    np.testing.assert_array_equal(x[0, :, 0], [1, 0, 2, 2])
+
+
+def test_tiles_of_another_size_are_refused(model):
+    with pytest.raises(ValueError, match=r"tiles are of shape \(3, 8, 16\); this model reads \(3, 16, 16\)"):
+        model.vision(jnp.zeros((1, 3, 8, 16)))
+
+
+def test_a_model_without_a_tower_refuses_images(images):
+    blind = jax.eval_shape(lambda: Llama4(replace(SEEING, vision=None), jax.random.key(0)))
+    with pytest.raises(ValueError, match="no vision tower; leave the images out"):
+        jax.eval_shape(lambda model: model(row(4), images=images), blind)
+
+
+def test_rows_whose_patch_tokens_are_not_those_of_their_tiles_are_refused(images):
+    vision, tiles = SEEING.vision, np.array(images)
+    check_images(vision, np.asarray(row(4, 4, 4)), tiles)
+    with pytest.raises(ValueError, match="Row 0 has 8 patch tokens for 3 image tiles.* there must be 12"):
+        check_images(vision, np.asarray(row(4, 4)), tiles)
+    tiles[:, 2] = 0
+    check_images(vision, np.asarray(row(4, 4)), tiles)
+    with pytest.raises(ValueError, match="Row 0 has 12 patch tokens for 2 image tiles"):
+        check_images(vision, np.asarray(row(4, 4, 4)), tiles)
+
+
+def test_patch_tokens_without_any_image_are_refused():
+    check_images(SEEING.vision, np.asarray(row(0)), None)
+    with pytest.raises(ValueError, match="Row 0 has 4 patch tokens for 0 image tiles"):
+        check_images(SEEING.vision, np.asarray(row(4)), None)
+
+
+def test_every_field_of_a_tower_is_read():
+    sources = [path.read_text() for path in Path("models").glob("*.py") if path.name != "cost.py"]
+    for field in fields(Vision):
+        assert any(re.search(rf"(vision|self|config)\.{field.name}\b", source) for source in sources), field.name
+
+
+def test_a_tile_of_the_published_tower_is_144_tokens():
+    assert (VISION.side, VISION.head_dim, VISION.tokens) == (24, 88, 144)
+
+
+def test_a_tower_may_shuffle_by_three_or_not_at_all(key):
+    for ratio, image, tokens in ((1 / 3, 12, 1), (1.0, 8, 4)):
+        vision = Vision(
+            width=8, layers=1, heads=2, hidden=8 * round(1 / ratio) ** 2, image=image, patch=4, channels=1,
+            ratio=ratio, output=5, rope_theta=100.0, patch_token=1,
+        )  # fmt: skip
+        model = jax.eval_shape(lambda v=vision: Llama4(replace(SEEING, vision=v), key))
+        shape = jax.eval_shape(lambda model, i=image: model.vision(jnp.zeros((1, 1, i, i))), model)
+        assert shape.shape == (1, tokens, SEEING.width)
+        assert vision.tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": 0}, "layers is 0; every size must be at least 1"),
+        ({"heads": 15}, "width = 1408 in 15 heads must give each a multiple of 4"),
+        ({"width": 1376}, "width = 1376 in 16 heads must give each a multiple of 4"),
+        ({"ratio": 0.4}, "ratio = 0.4 must be 1, 1/2, 1/3"),
+        ({"ratio": 2.0}, "ratio = 2.0 must be 1, 1/2, 1/3"),
+        ({"image": 350}, "image = 350 must be a multiple of 28 pixels: patches of 14, merged 2 by 2"),
+        ({"hidden": 4096}, r"hidden = 4096 must be width / ratio\^2 = 5632"),
+        ({"rope_theta": 1.0}, "rope_theta > 1"),
+        ({"patch_token": -1}, "patch_token >= 0"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(VISION, **change)
+
+
+def test_a_patch_token_outside_the_vocabulary_is_refused():
+    with pytest.raises(ValueError, match="patch_token = 200092 is outside the vocabulary of 272"):
+        replace(SCOUT_PICO, vision=VISION)
