@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from models import config as configs
 from models.config import Config
+from models.tower import VISION, Vision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Parameters:
     routers: int
     dense: int
     norms: int
+    vision: int
+    projector: int
 
     @staticmethod
     def of(config: Config) -> "Parameters":
@@ -40,6 +43,8 @@ class Parameters:
             routers=moe * d * e,
             dense=(config.layers - moe) * 3 * d * config.dense_width,
             norms=(2 * config.layers + 1) * d,
+            vision=0 if config.vision is None else tower(config.vision),
+            projector=0 if config.vision is None else config.vision.output * d,
         )
 
     @property
@@ -48,19 +53,32 @@ class Parameters:
         return sum(vars(self).values())
 
 
+def tower(vision: Vision) -> int:
+    """Parameters of a vision tower with its adapter, without the projector."""
+    w, f, a = vision.width, vision.hidden, vision.output
+    patches = (vision.channels * vision.patch**2 + 1 + vision.side**2 + 1) * w  # with class token and positions
+    attention, feed_forward, norms = 4 * (w * w + w), 2 * w * f + f + w, 2 * 2 * w
+    adapter = w * vision.block**2 * a + a * a
+    return patches + vision.layers * (attention + feed_forward + norms) + 2 * 2 * w + adapter
+
+
 def total(config: Config) -> int:
-    """Parameters of the text decoder."""
+    """Parameters of the whole model."""
     return Parameters.of(config).total
 
 
 def active(config: Config) -> int:
-    """Parameters a token meets: all but the experts it is not routed to. Embedding table and head count in full."""
+    """Parameters a text token meets: all but the vision tower, its projector and the experts it is not routed to.
+
+    Embedding table and head count in full.
+    """
     parts = Parameters.of(config)
-    return parts.total - parts.experts + parts.experts * config.top_k // config.experts
+    unmet = parts.experts - parts.experts * config.top_k // config.experts
+    return parts.total - parts.vision - parts.projector - unmet
 
 
 def forward_flops(config: Config, context: int) -> float:
-    """Floating-point operations per token of one forward pass over documents of `context` tokens, head included.
+    """Floating-point operations per text token of one forward pass over documents of `context`, head included.
 
     A multiplication and an addition for each active matrix entry, and for each visible key and channel in scores and
     in values. Norms, rotations and softmaxes are not counted, nor is work on masked keys: this is what the model
@@ -106,6 +124,10 @@ def main() -> None:
             config = vars(configs)[name]
             flops = train_flops(config, min(config.max_positions, 4096)) / 1e9
             print(f"{name:14}{total(config):20,}{active(config):18,}{flops:20,.3f}")
+    seeing = Parameters.of(replace(configs.SCOUT, vision=VISION))
+    print(
+        f"Vision adds {seeing.vision:,} for the tower and its adapter, and to SCOUT {seeing.projector:,} to project it."
+    )
     for layers in (8, 48):
         seconds = compile_seconds(replace(configs.SCOUT_PICO, layers=layers))
         print(f"SCOUT_PICO with {layers} layers compiles in {seconds:.1f} s")

@@ -5,10 +5,13 @@ import pytest
 
 from models import config as configs
 from models.config import BEHEMOTH, MAVERICK, SCOUT, SCOUT_PICO, Config, Layer
-from models.cost import active, forward_flops, main, total, train_flops
+from models.cost import Parameters, active, forward_flops, main, total, train_flops
 from models.llama4 import Llama4
+from models.tower import VISION, VISION_NANO, VISION_PICO
 
 FAMILY = [config for config in vars(configs).values() if type(config) is Config]
+SEEING = replace(SCOUT, vision=VISION)
+VISION_UNUSUAL = replace(VISION_PICO, ratio=1 / 3, image=24, hidden=9 * 32, channels=1, heads=2, output=7)
 # One layer of one head with one channel pair, every width 2: all counts can be done by hand.
 ONE = replace(
     SCOUT_PICO, vocab=3, width=2, layers=1, heads=1, kv_heads=1, head_dim=2, expert_width=2, dense_width=2, experts=4,
@@ -16,7 +19,10 @@ ONE = replace(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("config", FAMILY)
+@pytest.mark.parametrize(
+    "config",
+    [*FAMILY, SEEING, *(replace(SCOUT_PICO, vision=vision) for vision in (VISION_NANO, VISION_PICO, VISION_UNUSUAL))],
+)
 def test_the_formula_counts_the_tree(config):
     model = jax.eval_shape(lambda: Llama4(config, jax.random.key(0)))
     assert total(config) == sum(leaf.size for leaf in jax.tree.leaves(model))
@@ -33,6 +39,12 @@ def test_the_formula_counts_the_tree(config):
 def test_full_sizes_are_the_published_ones(config, all_of_them, met_by_a_token):
     assert total(config) == all_of_them
     assert active(config) == met_by_a_token
+
+
+def test_the_published_tower_adds_its_published_sizes():
+    parts = Parameters.of(SEEING)
+    assert (parts.vision, parts.projector, parts.total) == (850_960_896, 20_971_520, 108_641_793_536)
+    assert active(SEEING) == active(SCOUT)
 
 
 def test_active_parameters_leave_out_the_experts_not_chosen():
@@ -63,4 +75,5 @@ def test_the_command_prints_sizes_and_compile_times(capsys, monkeypatch):
     main()
     printed = capsys.readouterr().out
     assert "107,769,861,120" in printed
+    assert "850,960,896" in printed
     assert "SCOUT_PICO with 48 layers compiles in 4.8 s" in printed
