@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from models import huggingface
 from models.config import Layer, RopeScaling, Tempering
+from models.huggingface.names import parameter_name, places
 from models.layout import Layout
 
 DATA = Path(__file__).parents[1] / "data" / "llama4"
@@ -49,15 +50,12 @@ def _gradient(case):
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - gold)
 
     value, slope = jax.jit(jax.value_and_grad(loss))(_model(case))
+    leaves = {parameter_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(slope)[0]}
     named = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(slope)[0]:
-        entry, prefixes = huggingface._origin(huggingface._name(path), _model(case).config)
-        source, target = entry.pattern.split(" -> ")
-        for prefix, each in zip(prefixes, leaf if prefixes != huggingface.TOP_LEVEL else [leaf], strict=True):
-            sizes = dict(zip(target.split(), each.shape, strict=True))
-            array = rearrange(np.asarray(each), f"{target} -> {source}", **sizes)
-            parts = array if len(entry.tensors) > 1 else [array]
-            named |= {prefix + tensor: part for tensor, part in zip(entry.tensors, parts, strict=True)}
+    for name, place in places(_model(case).config).items():
+        block = jax.lax.dynamic_slice(leaves[place.parameter], place.start, place.block)
+        layers = block.ndim - len(place.pattern.split(" -> ")[1].split())
+        named[name] = rearrange(np.asarray(block)[(0,) * layers], place.back, **place.sizes)
     return value, named
 
 
@@ -157,12 +155,12 @@ def test_tempering_can_be_off():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tie_word_embeddings": True}, "tie_word_embeddings = True; this decoder only has .* False"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings = True; this model only has .* False"),
         ({"attention_bias": True}, "attention_bias = True"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
-        ({"model_type": "llama4"}, 'model_type "llama4"; only the text decoder'),
+        ({"model_type": "llama"}, "model_type 'llama'; it must be llama4 or llama4_text"),
         ({"attention_chunk_size": None}, "no attention_chunk_size"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, 'rope_type "yarn"'),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type 'yarn'"),
         ({"no_rope_layers": [1, 0]}, "lists 2 no_rope_layers for 8 layers"),
         ({"num_key_value_heads": 3}, "heads = 4 cannot share kv_heads = 3"),
     ],
@@ -173,7 +171,7 @@ def test_a_config_this_decoder_cannot_follow_is_refused(change, message):
 
 
 def test_a_config_without_a_size_is_refused():
-    with pytest.raises(ValueError, match="lacks 'hidden_size'"):
+    with pytest.raises(ValueError, match="lacks hidden_size"):
         huggingface.parse_config({name: value for name, value in _raw().items() if name != "hidden_size"})
 
 
@@ -223,7 +221,7 @@ def test_a_folder_without_config_is_refused(tmp_path):
 
 def test_a_folder_without_weights_is_refused(folder):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"lacks model.safetensors; download the whole checkpoint"):
+    with pytest.raises(ValueError, match=r"lacks model.safetensors and .*index.json; download the whole"):
         huggingface.load(folder)
 
 

@@ -1,0 +1,211 @@
+"""Weights out: a folder that transformers and vLLM read, written beside its place and renamed when it is whole."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Float
+
+from models.huggingface.config_out import Ids, Tokenizer, compose_config, compose_generation
+from models.huggingface.files import DTYPES, INDEX, SINGLE
+from models.huggingface.names import Place, parameter_name, places
+from models.huggingface.weights_in import PIECE, Progress
+from models.llama4 import Llama4
+
+NAMES = {dtype.name: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One tensor to write: its place, the parameter it is in, and the dtype it gets."""
+
+    place: Place
+    leaf: Array
+    dtype: np.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Its size in the file."""
+        return int(np.prod(self.place.shape)) * self.dtype.itemsize
+
+
+def save(
+    folder: str | Path,
+    model: Llama4,
+    tokenizer: Tokenizer | None = None,
+    *,
+    ids: Ids | None = None,
+    bias: Float[Array, "p m e"] | None = None,
+    shard_bytes: float = 5e9,
+    dtype: str | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Writes config.json, the weights with their index (one file when they fit), generation_config.json, a tokenizer.
+
+    The host holds one tensor at a time. Nothing has the name `folder` until all of it is on the disk.
+
+    Args:
+        folder: must not exist.
+        model: with parameters in float32, bfloat16 or float16.
+        tokenizer: writes its own files; its special tokens go into the configuration.
+        ids: the special tokens where there is no tokenizer.
+        bias: the selection bias of the routers, if they were trained with one.
+        shard_bytes: the most that one file holds, unless a tensor is larger.
+        dtype: of what is written; None keeps that of the parameters.
+        progress: told how far it is, in bytes.
+
+    Raises:
+        ValueError: there is something at `folder`, the bias is not zero, a weight is not finite or does not fit the
+            dtype, or the parameters are quantised or lie with other processes.
+    """
+    folder = Path(folder)
+    items = _items(model, dtype)
+    if folder.exists() or folder.is_symlink():
+        raise ValueError(f"{folder} is there already; name a folder that is not, or delete it")
+    if bias is not None and bool(np.any(np.asarray(bias) != 0)):
+        raise ValueError(
+            "the routers have a selection bias that is not zero, and a Llama 4 checkpoint has no place for it; train "
+            "on with bias_rate=0 and without it, or balance by the loss alone"
+        )
+    ids = Ids.of(tokenizer) if tokenizer is not None else ids or Ids()
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    beside.mkdir(parents=True)
+    try:
+        _write_weights(beside, items, shard_bytes, progress)
+        main = max({item.dtype for item in items}, key=lambda one: sum(i.bytes for i in items if i.dtype == one))
+        _write_json(beside / "config.json", compose_config(model.config, main.name, ids))
+        _write_json(beside / "generation_config.json", compose_generation(ids))
+        if tokenizer is not None:
+            tokenizer.save(beside)
+        for path in beside.rglob("*"):
+            _sync(path)
+        _sync(beside)
+        beside.rename(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _items(model: Llama4, dtype: str | None) -> list[Item]:
+    """Every tensor in order."""
+    if dtype is not None and dtype not in NAMES:
+        raise ValueError(
+            f"dtype is {dtype!r}; it must be one of {', '.join(NAMES)}, or None for that of the parameters"
+        )
+    leaves = {parameter_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]}
+    found = []
+    for place in places(model.config).values():
+        leaf = leaves.get(place.parameter)
+        if leaf is None or leaf.dtype.name not in NAMES:
+            what = "not there" if leaf is None else leaf.dtype.name
+            raise ValueError(
+                f"the parameter {place.parameter} is {what}; it must be float32, bfloat16 or float16: quantised models "
+                f"are not written, save the model they were made from"
+            )
+        if not leaf.is_fully_addressable:
+            raise ValueError(
+                f"the parameter {place.parameter} lies with other processes too; save from a run with one process, "
+                f"which can read the same checkpoint"
+            )
+        found.append(Item(place, leaf, np.dtype(dtype or leaf.dtype)))
+    return found
+
+
+def _write_weights(folder: Path, items: Sequence[Item], shard_bytes: float, progress: Progress | None) -> None:
+    shards = _shards(items, shard_bytes)
+    total, done = sum(item.bytes for item in items), 0
+    index = {}
+    for number, shard in enumerate(shards, start=1):
+        name = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        with open(folder / name, "wb") as file:
+            file.write(_header(shard))
+            for item in shard:
+                for piece in _pieces(item):
+                    _write_all(file, piece)
+                index[item.place.tensor] = name
+                done += item.bytes
+                if progress is not None:
+                    progress(done, total)
+    if len(shards) > 1:
+        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": index})
+
+
+def _shards(items: Sequence[Item], most: float) -> list[list[Item]]:
+    """Cut in order, each as full as it gets."""
+    shards: list[list[Item]] = [[]]
+    full = 0
+    for item in items:
+        if shards[-1] and full + item.bytes > most:
+            shards.append([])
+            full = 0
+        shards[-1].append(item)
+        full += item.bytes
+    return shards
+
+
+def _header(items: Sequence[Item]) -> bytes:
+    """What stands before the tensors: its own length in 8 bytes, then JSON, filled up so that they are aligned."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for item in items:
+        offsets = [end, end + item.bytes]
+        header[item.place.tensor] = {
+            "dtype": NAMES[item.dtype.name],
+            "shape": list(item.place.shape),
+            "data_offsets": offsets,
+        }
+        end = offsets[1]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _pieces(item: Item) -> Iterator[np.ndarray]:
+    """A tensor in the checkpoint's layout, some rows at a time: a copy of all of it would be a second one."""
+    place = item.place
+    block = np.asarray(_cutter(place.block)(item.leaf, np.asarray(place.start, np.int32)))
+    block = block[(0,) * (block.ndim - len(place.pattern.split(" -> ")[1].split()))]
+    axis = place.axis - len(place.block) + block.ndim
+    step = max(1, PIECE * block.shape[axis] // item.bytes)
+    for first in range(0, block.shape[axis], step):
+        piece = block[(*[slice(None)] * axis, slice(first, first + step))]
+        laid = rearrange(piece, place.back, **{**place.sizes, place.lead: piece.shape[axis]})
+        with np.errstate(over="ignore", invalid="ignore"):
+            out = np.ascontiguousarray(laid, item.dtype)
+        if not np.isfinite(out).all():
+            raise ValueError(
+                f"{place.tensor} would have weights that are NaN, infinite or too large for {item.dtype.name}; train "
+                f"again from the last good checkpoint, or write another dtype"
+            )
+        yield out
+
+
+@cache
+def _cutter(block: tuple[int, ...]) -> Any:
+    """Cuts a block out of a parameter, where the parameter is."""
+    return jax.jit(lambda leaf, start: jax.lax.dynamic_slice(leaf, tuple(start), block))
+
+
+def _write_all(file: BinaryIO, piece: np.ndarray) -> None:
+    file.write(piece.view(np.uint8).data)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _sync(path: Path) -> None:
+    """On the disk, not only in its cache: a rename must not come before what it names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
