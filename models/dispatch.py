@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from models.layers import contract
+from models.quantized import Quantized
 
 
 @runtime_checkable
@@ -85,6 +86,33 @@ class Ragged:
         inner = (jax.nn.silu(gate) * up).astype(x.dtype)
         outputs = lax.ragged_dot(inner, down, sizes, preferred_element_type=jnp.float32)
         outputs = jnp.where(somewhere, outputs, 0)[place]
+        return jnp.sum(rearrange(outputs, "(n r) d -> n r d", r=ids.shape[1]), axis=1).astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class Each:
+    """Every choice takes its own expert out of the array: for fewer choices than there are experts.
+
+    It reads no other expert, and it takes quantised ones, of which it turns only those chosen into floats.
+    """
+
+    def __call__(
+        self,
+        x: Float[Array, "n d"],
+        ids: Int[Array, "n r"],
+        scores: Float[Array, "n r"],
+        gate_up: Float[Array, "e d 2 f"] | Quantized,
+        down: Float[Array, "e f d"] | Quantized,
+    ) -> Float[Array, "n d"]:
+        """See Dispatch."""
+        flat = rearrange(ids, "n r -> (n r)")
+        there, place = (flat < gate_up.shape[0])[:, None], jnp.minimum(flat, gate_up.shape[0] - 1)
+        weighed = jnp.einsum("nr,nd->nrd", scores.astype(jnp.float32), x.astype(jnp.float32))
+        # Zeros go to the expert of what goes nowhere, and zeros it answers.
+        inputs = jnp.where(there, rearrange(weighed, "n r d -> (n r) d"), 0).astype(x.dtype)
+        both = contract("md,mdzf->mzf", inputs, gate_up[place].astype(x.dtype))
+        inner = (jax.nn.silu(both[:, 0]) * both[:, 1]).astype(x.dtype)
+        outputs = contract("mf,mfd->md", inner, down[place].astype(x.dtype))
         return jnp.sum(rearrange(outputs, "(n r) d -> n r d", r=ids.shape[1]), axis=1).astype(x.dtype)
 
 

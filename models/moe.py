@@ -10,10 +10,11 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.blocks import Blocks
 from models.config import Config
-from models.dispatch import Dense, Dispatch, Ragged
+from models.dispatch import Dense, Dispatch, Each, Ragged
 from models.layers import SwiGLU, draw, output_std
+from models.quantized import Quantized
 
-__all__ = ["Blocks", "Dense", "Dispatch", "Experts", "MoE", "Ragged", "Routing", "suited"]
+__all__ = ["Blocks", "Dense", "Dispatch", "Each", "Experts", "MoE", "Ragged", "Routing", "suited"]
 
 
 def suited() -> Dispatch:
@@ -56,8 +57,15 @@ class Experts(nnx.Module):
     def __call__(
         self, x: Float[Array, "n d"], ids: Int[Array, "n r"], scores: Float[Array, "n r"], dispatch: Dispatch
     ) -> Float[Array, "n d"]:
-        """Adds up, for each token, its experts' answers to score * token."""
-        return dispatch(x, ids, scores, self.gate_up[...], self.down[...])
+        """Adds up, for each token, its experts' answers to score * token; products are in the dtype of x.
+
+        Quantised experts are turned into floats, and if there are fewer choices than experts only those chosen: a
+        token that is decoded alone reads one expert from memory, and not all.
+        """
+        gate_up, down = self.gate_up[...], self.down[...]
+        if isinstance(gate_up, Quantized) and ids.size < gate_up.shape[0]:
+            return Each()(x, ids, scores, gate_up, down)
+        return dispatch(x, ids, scores, gate_up.astype(x.dtype), down.astype(x.dtype))
 
 
 class MoE(nnx.Module):

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from models.dispatch import sort_by_expert
-from models.moe import Blocks, Dense, Ragged
+from models.moe import Blocks, Dense, Each, Ragged
 
 N, D, F, E = 37, 8, 12, 5
 FAST = {
@@ -17,6 +17,7 @@ FAST = {
     "blocks": Blocks(),
     "loop alone": Blocks(first=0, rows=4),
     "tight": Blocks(first=4, rows=3),
+    "each": Each(),
 }
 fast = pytest.mark.parametrize("dispatch", FAST.values(), ids=FAST.keys())
 
