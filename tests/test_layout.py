@@ -12,7 +12,18 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("models", "losses", "distill")
 FILES = sorted(path for room in (*ROOMS, "experiments") for path in (ROOT / room).rglob("*.py"))
 # Not needed to train on batches one has: these load when, and if, they are used.
-LAZY = ("grain", "tensorflow_datasets", "tensorflow", "tyro", "matplotlib", "safetensors", "pandas")
+LAZY = (
+    "grain",
+    "tensorflow_datasets",
+    "tensorflow",
+    "tyro",
+    "matplotlib",
+    "safetensors",
+    "pandas",
+    "PIL",
+    "tiktoken",
+    "tokenizers",
+)
 # Files that are about one of them. They are imported inside the functions that need them.
 ADAPTERS = ("distill.figures", "distill.data.corpus", "distill.data.loader")
 
