@@ -12,6 +12,7 @@ KEY := $(call key,setup.cfg pyproject.toml constraints.txt)
 CORE := .venv/core-$(KEY)
 FULL := .venv/full-$(KEY)
 PEERS := .venv-bench/peers-$(call key,benchmarks/requirements.txt)
+PROOFS := .venv-proofs/ready-$(call key,setup.cfg pyproject.toml proofs/requirements.txt)
 PIP := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: herd test lint unit notebooks proofs bench lock clean
@@ -33,8 +34,8 @@ unit: $(FULL)
 notebooks: $(FULL)
 	.venv/bin/python -m pytest --nbmake --nbmake-timeout=900 --timeout=0 notebooks
 
-proofs: $(FULL)
-	for proof in proofs/*.py; do echo "$$proof" && .venv/bin/python "$$proof" || exit 1; done
+proofs: $(PROOFS)
+	for proof in proofs/*.py; do echo "$$proof" && .venv-proofs/bin/python "$$proof" || exit 1; done
 
 bench: $(CORE) $(PEERS)
 	.venv/bin/python -m benchmarks.moe_layer
@@ -63,6 +64,14 @@ $(PEERS):
 	@.venv-bench/bin/python $(PIP) --requirement benchmarks/requirements.txt
 	@touch $@
 
+$(PROOFS):
+	@test -n "$(FOUND)"
+	@echo "Setting up .venv-proofs, with torch and transformers to hold the project against: once, several minutes."
+	@rm -rf .venv-proofs
+	@"$(FOUND)" -m venv .venv-proofs
+	@.venv-proofs/bin/python $(PIP) --requirement proofs/requirements.txt --editable .
+	@touch $@
+
 # Pins every version, for every Python and platform at once.
 lock:
 	@test -n "$(FOUND)"
@@ -73,4 +82,4 @@ lock:
 	rm -rf .venv-lock
 
 clean:
-	rm -rf .venv .venv-lock .venv-bench *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-lock .venv-bench .venv-proofs *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

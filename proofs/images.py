@@ -33,14 +33,14 @@ def draw(size: tuple[int, int], seed: int) -> np.ndarray:
 
 def load_processor(side: int):
     """transformers' processor for tiles of `side` pixels."""
-    _name_ops()
+    load_torchvision()
     from transformers.models.llama4 import image_processing_llama4 as llama4
 
     llama4.find_supported_resolutions.cache_clear()  # it forgets that the tile size is among its arguments
     return llama4.Llama4ImageProcessor(size={"height": side, "width": side})
 
 
-def _name_ops() -> None:
+def load_torchvision() -> None:
     """Let torchvision load where its compiled operations do not fit the build of torch: resizing is torch's own."""
     import torch
 
@@ -51,9 +51,9 @@ def _name_ops() -> None:
             del sys.modules[name]
         spec = importlib.util.find_spec("torchvision")
         text = "".join(path.read_text() for path in Path(spec.origin).parent.glob("_*_registrations.py"))
-        _name_ops.library = torch.library.Library("torchvision", "FRAGMENT")  # the names live as long as it does
+        load_torchvision.library = torch.library.Library("torchvision", "FRAGMENT")  # the names live as long as it does
         for name in sorted(set(re.findall(r'(?:torchvision::|register_meta\(")(\w+)', text))):
-            _name_ops.library.define(f"{name}(Tensor x) -> Tensor")
+            load_torchvision.library.define(f"{name}(Tensor x) -> Tensor")
 
 
 def sample(tiles: np.ndarray, seed: int) -> np.ndarray:
