@@ -2,13 +2,18 @@
 
     python -m models.quantize      # GiB of Scout and Maverick in bfloat16, int8 and int4
 
-Only weights are rounded, and only those of the layers: they are nearly all of the model, and products sum over many of
-their errors. Norms and routers are tiny, and a router that errs sends a token elsewhere. The embedding table costs
-memory but is not read, except for one row a token. The head is read whole for every token, so it may be quantised too.
+Only weights are rounded, and only those of the text layers: they are nearly all of the model, and products sum over
+many of their errors. Norms and routers are tiny, and a router that errs sends a token elsewhere. The embedding table
+costs memory but is not read, except for one row a token; the vision tower is read once an image. The head is read whole
+for every token, so it may be quantised too.
+
+qwix (0.1.8) was looked at and does not serve here: it finds out what to quantise by intercepting einsum and dot_general
+while a model runs, with rules by module path, where a Param knows its axes already; products inside custom_vjp,
+shard_map and our dispatches are not those it intercepts, and what it returns has another structure than the model.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -21,6 +26,7 @@ from models.config import Config
 from models.cost import Parameters
 from models.llama4 import Llama4
 from models.quantized import INTEGERS, Quantized, round_to
+from models.tower import VISION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,10 +153,12 @@ def main() -> None:
         "int4": Recipe(bits=4),
         "int4, head int8": Recipe(bits=4, head=8),
     }
-    print(f"{'GiB':12}" + "".join(f"{name:>18}" for name in recipes))
+    print(f"{'GiB':28}" + "".join(f"{name:>16}" for name in recipes))
     for name in ("SCOUT", "MAVERICK"):
-        row = [size(vars(configs)[name], recipe) / 2**30 for recipe in recipes.values()]
-        print(f"{name:12}" + "".join(f"{gib:18.1f}" for gib in row))
+        config = vars(configs)[name]
+        for what, each in ((name, config), (f"{name} with vision tower", replace(config, vision=VISION))):
+            gib = [size(each, recipe) / 2**30 for recipe in recipes.values()]
+            print(f"{what:28}" + "".join(f"{one:16.1f}" for one in gib))
 
 
 if __name__ == "__main__":
