@@ -104,7 +104,8 @@ def read_index(path: Path) -> dict[str, str]:
         raise ValueError(f"{path} has no weight_map; it must say which shard each tensor is in")
     for name, shard in shards.items():
         _check_name(path, name)
-        if not isinstance(shard, str) or Path(shard).name != shard or "\\" in shard or not shard.isprintable():
+        named = isinstance(shard, str) and Path(shard).name == shard != ".." and shard.isprintable()
+        if not named or "\\" in shard:
             raise ValueError(f"{path} places {name} in {show(shard)}; it must be the name of a file beside it")
         if not shard.endswith(".safetensors"):
             raise ValueError(f"{path} places {name} in {shard!r}; only .safetensors files are read, never pickles")

@@ -112,10 +112,14 @@ class Place:
         return self.pattern.strip("(").split(maxsplit=1)[0]
 
     @property
+    def axes(self) -> int:
+        """Of the block, without a leading layer axis."""
+        return len(self.pattern.split(" -> ")[1].split())
+
+    @property
     def axis(self) -> int:
-        """Where that letter is in the block."""
-        target = self.pattern.split(" -> ")[1].split()
-        return len(self.block) - len(target) + target.index(self.lead)
+        """Where the leading letter is in the block."""
+        return len(self.block) - self.axes + self.pattern.split(" -> ")[1].split().index(self.lead)
 
     @property
     def back(self) -> str:

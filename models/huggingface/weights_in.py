@@ -1,6 +1,6 @@
 """Weights in: tensor by tensor from the disk into arrays that are already where, and in the dtype, they will stay."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -59,7 +59,8 @@ def load(
 ) -> Llama4:
     """Reads a checkpoint folder: config.json, and model.safetensors or its shards with their index.
 
-    The host holds one tensor at a time beside the finished arrays. Every process of several reads its own part.
+    Beside the finished arrays the host holds a few pieces of 16 MiB, however large the tensors are. Of several
+    processes each reads every piece and keeps its own part.
 
     Args:
         folder: as `save_pretrained` of a `Llama4ForCausalLM` or `Llama4ForConditionalGeneration` writes it.
@@ -136,21 +137,16 @@ def _everywhere(empty: Any, shardings: Callable[[Any], PyTree[Sharding]] | None)
 
 def _put(array: Array | None, shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding, source: Source) -> Array:
     """The parameter with one more of its tensors in it: a new array for the first, and then always that one."""
-    block = source.place.block
-    read: dict[str, np.ndarray] = {}  # copies on several devices are read once
-
-    def cut(index: Any) -> Shaped[np.ndarray, "..."]:
-        if str(index) not in read:
-            read[str(index)] = read_block(source, index, dtype)
-        return read[str(index)]
-
-    part = jax.make_array_from_callback(block, _narrowed(sharding, block, shape), cut)
-    if block == shape:
-        return part
-    start = np.asarray(source.place.start, np.int32)
-    whole = jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding)() if array is None else array
-    # Wait: the next tensor must not be read while this one is still on the host.
-    return jax.block_until_ready(_inserter(sharding)(whole, part, start))
+    for start, piece in pieces(source, dtype):
+        place = _narrowed(sharding, piece.shape, shape)
+        part = jax.make_array_from_callback(piece.shape, place, lambda index, piece=piece: piece[index])
+        if piece.shape == shape:
+            return part
+        whole = jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding)() if array is None else array
+        # Wait: the next piece must not be read while this one is still on the host.
+        array = jax.block_until_ready(_inserter(sharding)(whole, part, np.asarray(start, np.int32)))
+    assert array is not None
+    return array
 
 
 @cache
@@ -163,39 +159,35 @@ def _inserter(sharding: Sharding) -> Callable[[Array, Array, np.ndarray], Array]
     return jax.jit(insert, donate_argnums=0, out_shardings=sharding)
 
 
-def _narrowed(sharding: Sharding, block: tuple[int, ...], shape: tuple[int, ...]) -> Sharding:
-    """The sharding of one block of a parameter: as the parameter's, but whole where the block is thinner."""
+def _narrowed(sharding: Sharding, piece: tuple[int, ...], shape: tuple[int, ...]) -> Sharding:
+    """The sharding of a piece of a parameter: as the parameter's, but whole along the axes where it is thinner."""
     if not isinstance(sharding, NamedSharding):
         return sharding
     names = (*sharding.spec, *[None] * (len(shape) - len(sharding.spec)))
-    kept = [name if size == all_of_it else None for name, size, all_of_it in zip(names, block, shape, strict=True)]
+    kept = [name if size == all_of_it else None for name, size, all_of_it in zip(names, piece, shape, strict=True)]
     return NamedSharding(sharding.mesh, PartitionSpec(*kept))
 
 
-def read_block(source: Source, index: tuple[slice, ...], dtype: np.dtype) -> Shaped[np.ndarray, "..."]:
-    """A part of a tensor's block in our layout, by slices of the block, read and cast piece by piece.
+def pieces(source: Source, dtype: np.dtype) -> Iterator[tuple[list[int], Shaped[np.ndarray, "..."]]]:
+    """A tensor in our layout and dtype, some of its rows at a time, each with where in the parameter it begins.
 
     Raises:
         ValueError: a weight is NaN or infinite, or too large for the dtype.
     """
     tensor, place = source.tensor, source.place
-    bounds = [slice(*one.indices(size)[:2]) for one, size in zip(index, place.block, strict=True)]
-    out = np.empty([one.stop - one.start for one in bounds], dtype)
-    whole = bounds[place.axis]
-    bounds[place.axis] = slice(None)
-    rows = tensor.shape[0] // place.sizes[place.lead]
-    step = max(1, PIECE * place.sizes[place.lead] // tensor.bytes)
-    for first in range(whole.start, whole.stop, step):
-        last = min(first + step, whole.stop)
+    size = place.sizes[place.lead]
+    rows, step = tensor.shape[0] // size, max(1, PIECE * size // tensor.bytes)
+    for first in range(0, size, step):
+        last = min(first + step, size)
         raw = tensor.rows(first * rows, last * rows)
         laid = rearrange(raw, place.pattern, **{**place.sizes, place.lead: last - first})
-        piece = laid[tuple(bounds[out.ndim - laid.ndim :])]
-        within = (*[slice(None)] * place.axis, slice(first - whole.start, last - whole.start))
         with np.errstate(over="ignore", invalid="ignore"):
-            out[within] = piece
-        if not np.isfinite(out[within]).all():
+            piece = np.ascontiguousarray(laid, dtype)
+        if not np.isfinite(piece).all():
             _refuse(tensor, raw, dtype)
-    return out
+        start = list(place.start)
+        start[place.axis] += first
+        yield start, piece[(None,) * (len(place.block) - piece.ndim)]
 
 
 def _refuse(tensor: Tensor, raw: Shaped[np.ndarray, "..."], dtype: np.dtype) -> None:

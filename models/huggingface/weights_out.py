@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,7 +50,7 @@ def save(
 ) -> None:
     """Writes config.json, the weights with their index (one file when they fit), generation_config.json, a tokenizer.
 
-    The host holds one tensor at a time. Nothing has the name `folder` until all of it is on the disk.
+    The host holds a piece of 16 MiB at a time. Nothing has the name `folder` until all of it is on the disk.
 
     Args:
         folder: must not exist.
@@ -169,15 +169,16 @@ def _header(items: Sequence[Item]) -> bytes:
 
 
 def _pieces(item: Item) -> Iterator[np.ndarray]:
-    """A tensor in the checkpoint's layout, some rows at a time: a copy of all of it would be a second one."""
+    """A tensor in the checkpoint's layout, some of its rows at a time."""
     place = item.place
-    block = np.asarray(_cutter(place.block)(item.leaf, np.asarray(place.start, np.int32)))
-    block = block[(0,) * (block.ndim - len(place.pattern.split(" -> ")[1].split()))]
-    axis = place.axis - len(place.block) + block.ndim
-    step = max(1, PIECE * block.shape[axis] // item.bytes)
-    for first in range(0, block.shape[axis], step):
-        piece = block[(*[slice(None)] * axis, slice(first, first + step))]
-        laid = rearrange(piece, place.back, **{**place.sizes, place.lead: piece.shape[axis]})
+    size = place.sizes[place.lead]
+    step = max(1, PIECE * size // item.bytes)
+    for first in range(0, size, step):
+        start, shape = list(place.start), list(place.block)
+        start[place.axis], shape[place.axis] = start[place.axis] + first, min(step, size - first)
+        piece = np.asarray(_cutter(tuple(shape))(item.leaf, np.asarray(start, np.int32)))
+        layers = (0,) * (piece.ndim - place.axes)
+        laid = rearrange(piece[layers], place.back, **{**place.sizes, place.lead: shape[place.axis]})
         with np.errstate(over="ignore", invalid="ignore"):
             out = np.ascontiguousarray(laid, item.dtype)
         if not np.isfinite(out).all():
@@ -189,9 +190,9 @@ def _pieces(item: Item) -> Iterator[np.ndarray]:
 
 
 @cache
-def _cutter(block: tuple[int, ...]) -> Any:
-    """Cuts a block out of a parameter, where the parameter is."""
-    return jax.jit(lambda leaf, start: jax.lax.dynamic_slice(leaf, tuple(start), block))
+def _cutter(shape: tuple[int, ...]) -> Callable[[Array, np.ndarray], Array]:
+    """Cuts a piece of this shape out of a parameter, where the parameter is."""
+    return jax.jit(lambda leaf, start: jax.lax.dynamic_slice(leaf, tuple(start), shape))
 
 
 def _write_all(file: BinaryIO, piece: np.ndarray) -> None:

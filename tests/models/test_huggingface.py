@@ -54,8 +54,7 @@ def _gradient(case):
     named = {}
     for name, place in places(_model(case).config).items():
         block = jax.lax.dynamic_slice(leaves[place.parameter], place.start, place.block)
-        layers = block.ndim - len(place.pattern.split(" -> ")[1].split())
-        named[name] = rearrange(np.asarray(block)[(0,) * layers], place.back, **place.sizes)
+        named[name] = rearrange(np.asarray(block)[(0,) * (block.ndim - place.axes)], place.back, **place.sizes)
     return value, named
 
 
