@@ -7,9 +7,8 @@ many of their errors. Norms and routers are tiny, and a router that errs sends a
 costs memory but is not read, except for one row a token; the vision tower is read once an image. The head is read whole
 for every token, so it may be quantised too.
 
-qwix (0.1.8) was looked at and does not serve here: it finds out what to quantise by intercepting einsum and dot_general
-while a model runs, with rules by module path, where a Param knows its axes already; products inside custom_vjp,
-shard_map and our dispatches are not those it intercepts, and what it returns has another structure than the model.
+qwix (0.1.8) was tried and does not serve here: it runs the model, catches its products and quantises the operands that
+it knows as parameters. In a model that scans stacked layers, products see slices, and every weight stays a float.
 """
 
 import math
@@ -67,9 +66,10 @@ def quantize(model: Llama4, recipe: Recipe) -> Llama4:
     bits = {"periods": recipe.bits, "head": recipe.head}
 
     def shrink(path: Any, param: nnx.Param) -> nnx.Variable:
-        weight, axis, wanted = param[...], contracted(param.axes), bits.get(path[0].name)
+        weight, wanted = param[...], bits.get(path[0].name)
         if isinstance(weight, Quantized):
             raise ValueError("The model is quantised already; quantise its float weights, lest they be rounded twice")
+        axis = None if wanted is None else contracted(param.axes)
         if wanted is None or axis is None:
             return param
         return param.replace(round_to(weight, axis, wanted, recipe.fit(weight.shape[axis])))
