@@ -219,7 +219,7 @@ class Llama4(nnx.Module):
             step = jax.checkpoint(step, prevent_cse=execution.unroll >= self.config.periods)
         x = self.read(tokens, layout, execution, images)
         x, (routings, inputs) = jax.lax.scan(step, x, (self.periods, bias), unroll=execution.unroll)
-        return self.norm(x), _in_order(routings, self.config.experts), inputs
+        return self.norm(x), in_order(routings, self.config.experts), inputs
 
     def _check(self, tokens: Int[Array, "b t"], layout: Layout, bias: Float[Array, "p m e"] | None) -> None:
         config = self.config
@@ -237,7 +237,7 @@ class Llama4(nnx.Module):
             )
 
 
-def _in_order(routings: list[Routing], experts: int) -> Routing:
+def in_order(routings: list[Routing], experts: int) -> Routing:
     """Routing of all MoE layers [l ...], from that of each MoE layer of the period over periods [p ...]."""
     if not routings:
         return Routing(

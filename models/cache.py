@@ -1,0 +1,194 @@
+"""Cache: keys and values of what a model has read, and the forward pass over what comes next.
+
+`python -m models.cache` prints what a cache of Scout takes at 128k, 1M and 10M tokens.
+"""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, repeat
+from jaxtyping import Array, Bool, Float, Int
+
+from models.attention import Attention, attend_by_head
+from models.config import SCOUT, Config, Layer
+from models.layers import Rotation, cast
+from models.layout import Layout
+from models.llama4 import Execution, Llama4, Period, in_order
+from models.moe import Dispatch, Routing, suited
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """Keys and values of `rows` documents, for each layer of the pattern stacked over periods; a pytree to donate.
+
+    NoPE layers keep all tokens, up to the capacity. Rotary layers see no further than their chunk and keep one, as a
+    ring: the token at position i lies in slot i mod chunk, where it takes the place of one from the chunk before.
+    Keys are kept turned and normalised; temperature is on queries alone.
+
+    keys, values: heads first, as attention reads them; an s of its own for each layer of the pattern.
+    lengths: tokens read of each row, which is the position of its next token.
+    """
+
+    __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
+
+    keys: tuple[Float[Array, "p b k s c"], ...]
+    values: tuple[Float[Array, "p b k s c"], ...]
+    lengths: Int[Array, " b"]
+
+    @staticmethod
+    def create(config: Config, rows: int, capacity: int, dtype: str = "float32") -> "Cache":
+        """An empty cache for documents of at most `capacity` tokens.
+
+        Raises:
+            ValueError: capacity is not between 1 and max_positions.
+        """
+        if not 1 <= capacity <= config.max_positions:
+            raise ValueError(
+                f"A cache of {capacity} tokens a row does not fit this model; "
+                f"it must hold at least 1 and at most max_positions = {config.max_positions}"
+            )
+        shapes = [(config.periods, rows, config.kv_heads, slots(config, layer, capacity), config.head_dim)
+                  for layer in config.pattern]  # fmt: skip
+        keys, values = (tuple(jnp.zeros(shape, dtype) for shape in shapes) for _ in range(2))
+        return Cache(keys=keys, values=values, lengths=jnp.zeros(rows, jnp.int32))
+
+    @property
+    def bytes(self) -> int:
+        """What keys and values take."""
+        return sum(leaf.nbytes for leaf in (*self.keys, *self.values))
+
+    def place(self, counts: Int[Array, " b"], t: int) -> Layout:
+        """Where the next t columns of each row stand: `counts` of them tokens, padding behind them."""
+        columns = repeat(jnp.arange(t), "t -> b t", b=counts.shape[0])
+        positions = self.lengths[:, None] + columns
+        segments = (columns < counts[:, None]).astype(jnp.int32)
+        return Layout(positions=positions, segments=segments, tempering=positions)
+
+
+def slots(config: Config, layer: Layer, capacity: int) -> int:
+    """Tokens that a layer keeps of each row."""
+    return min(config.chunk, capacity) if layer.rope else capacity
+
+
+def cache_bytes(config: Config, rows: int, capacity: int, itemsize: int = 2) -> int:
+    """Bytes of keys and values by formula; `itemsize` 2 is bfloat16."""
+    kept = config.periods * sum(slots(config, layer, capacity) for layer in config.pattern)
+    return 2 * rows * kept * config.kv_heads * config.head_dim * itemsize
+
+
+def extend(
+    model: Llama4,
+    x: Float[Array, "b t d"],
+    layout: Layout,
+    cache: Cache,
+    bias: Float[Array, "p m e"] | None = None,
+    execution: Execution = Execution(),  # noqa: B008 (frozen)
+) -> tuple[Float[Array, "b t d"], Cache, Routing]:
+    """Reads the next piece of every row: what `model` would say at these columns, given all that the cache holds.
+
+    Args:
+        model: of which `x = model.read(tokens, layout, execution, images)`.
+        x: the piece as the first layer reads it; a piece may be of any length and begin anywhere in a chunk.
+        layout: `cache.place(counts, t)`. Rows without tokens stay as they are. The caller sees to it that rows do not
+            outgrow the capacity: tokens beyond it are not kept.
+        cache: donate it, and it is written in place.
+        bias, execution: as for the model itself.
+
+    Returns:
+        hidden: after the final norm, for `model.logits`; anything at padding.
+        cache: with the piece in it.
+        routing: of the piece, as from the model itself.
+    """
+    rotation = Rotation.at(layout.positions, model.config)
+    dispatch = suited() if execution.dispatch is None else execution.dispatch
+
+    def step(
+        carry: tuple[Array, Cache], each: tuple[Period, Array | None, Array]
+    ) -> tuple[tuple[Array, Cache], list[Routing]]:
+        period, own_bias, i = each
+        return _extend_period(cast(period, execution.dtype), i, *carry, layout, rotation, own_bias, dispatch)
+
+    # The cache is carried, not scanned over: it is written where it lies, a token at a time.
+    periods = (model.periods, bias, jnp.arange(model.config.periods))
+    (x, cache), routings = jax.lax.scan(step, (x, cache), periods, unroll=execution.unroll)
+    cache = replace(cache, lengths=cache.lengths + jnp.sum(layout.valid, axis=1))
+    return model.norm(x), cache, in_order(routings, model.config.experts)
+
+
+def _extend_period(
+    period: Period,
+    i: Int[Array, ""],
+    x: Float[Array, "b t d"],
+    cache: Cache,
+    layout: Layout,
+    rotation: Rotation,
+    bias: Float[Array, "m e"] | None,
+    dispatch: Dispatch,
+) -> tuple[tuple[Float[Array, "b t d"], Cache], list[Routing]]:
+    keys, values, routings = list(cache.keys), list(cache.values), []
+    for j, (layer, block) in enumerate(zip(period.pattern, period.blocks, strict=True)):
+        normed = block.attention_norm(x)
+        y, keys[j], values[j] = _see(block.attention, normed, layer.rope, layout, rotation, i, keys[j], values[j])
+        own_bias = bias[len(routings)] if layer.moe and bias is not None else None
+        x, routing = block.feed(x + y, layout.valid, own_bias, dispatch)
+        if routing is not None:
+            routings.append(routing)
+    return (x, replace(cache, keys=tuple(keys), values=tuple(values))), routings
+
+
+def _see(
+    attention: Attention,
+    x: Float[Array, "b t d"],
+    rope: bool,
+    layout: Layout,
+    rotation: Rotation,
+    i: Int[Array, ""],
+    keys: Float[Array, "p b k s c"],
+    values: Float[Array, "p b k s c"],
+) -> tuple[Float[Array, "b t d"], Float[Array, "p b k s c"], Float[Array, "p b k s c"]]:
+    """Attention of period i over the past and the piece, and the past with the piece in it."""
+    q, k, v = attention.project(x, rope, layout, rotation)
+    rows, where = jnp.arange(x.shape[0])[:, None], _slots(layout, keys.shape[3])
+    old_keys, old_values = keys[i], values[i]
+    keys = keys.at[i, rows, :, where].set(k, mode="drop")
+    values = values.at[i, rows, :, where].set(v, mode="drop")
+    if rope and x.shape[1] > 1:
+        # The piece may take the place of what its own first tokens still see: they see the ring as it was.
+        k, v = rearrange([k, v], "two b t k c -> two b k t c")
+        k, v = jnp.concatenate([old_keys, k], axis=2), jnp.concatenate([old_values, v], axis=2)
+        visible = _see_ring_and_piece(layout, old_keys.shape[2], attention.config.chunk)
+    else:
+        k, v = keys[i], values[i]
+        visible = jnp.arange(k.shape[2]) <= (layout.positions % k.shape[2])[..., None]
+    return attention.gather(attend_by_head(q, k, v, visible)), keys, values
+
+
+def _slots(layout: Layout, s: int) -> Int[Array, "b t"]:
+    """The slot of each token among s; out of bounds for padding, and for what the same piece would overwrite."""
+    end = layout.positions[:, :1] + jnp.sum(layout.valid, axis=1, keepdims=True)
+    return jnp.where(layout.valid & (layout.positions >= end - s), layout.positions % s, s)
+
+
+def _see_ring_and_piece(layout: Layout, s: int, chunk: int) -> Bool[Array, "b t s"]:
+    """Which of the s slots of a ring, as it was before the piece, and of the piece itself, each of its tokens sees."""
+    rooms = layout.positions // chunk
+    held = jnp.arange(s) < layout.positions[:, :1] % chunk
+    ring = (rooms == rooms[:, :1])[..., None] & held[:, None]
+    columns = jnp.arange(rooms.shape[1])
+    piece = (rooms[:, :, None] == rooms[:, None]) & (columns <= columns[:, None])
+    return jnp.concatenate([ring, piece], axis=-1)
+
+
+def main() -> None:
+    """Prints the table."""
+    print("KV cache of one document in bfloat16, GiB\n")
+    print(f"{'SCOUT':16}{'kept by rule':>14}{'without chunks':>16}")
+    for tokens in (128 * 1024, 1024**2, 10 * 1024**2):
+        whole = replace(SCOUT, chunk=tokens)
+        print(f"{tokens:12,}{cache_bytes(SCOUT, 1, tokens) / 2**30:18.2f}{cache_bytes(whole, 1, tokens) / 2**30:16.2f}")
+
+
+if __name__ == "__main__":
+    main()
