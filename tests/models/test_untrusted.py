@@ -1,4 +1,4 @@
-"""Checkpoints nobody should trust, and what is said of each. `python -m tests.models.test_untrusted` prints the list."""
+"""Checkpoints nobody should trust, and what is said of each: `python -m tests.models.test_untrusted` prints it."""
 
 import json
 import os
