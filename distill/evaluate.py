@@ -38,7 +38,7 @@ class Score:
 def _look(
     weights: Weights, teacher: Teacher, batch: Batch, execution: Execution
 ) -> tuple[dict[str, Tally], Float[Array, "l e"]]:
-    hidden, routing = weights.model(batch.tokens, batch.layout(), weights.bias, execution)
+    hidden, routing = weights.model(batch.tokens, batch.layout(), weights.bias, execution, batch.images)
     head = weights.model.head[...].astype(hidden.dtype)
     signal = teacher.signal(batch)
     _, metrics = _YARDSTICK(hidden, head, signal, batch.labels, batch.mask, batch.segments, jnp.zeros(()))

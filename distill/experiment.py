@@ -9,8 +9,10 @@ from distill.data.source import Herd, Source
 from distill.mesh import Mesh
 from distill.optim import AdamW, Optimizer
 from losses import Distill, RouterHealth
+from models.bpe import BPE
 from models.config import Config, tiny
 from models.llama4 import Execution
+from models.tokenizer import Bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,10 @@ class Stage:
     """tokens of a row"""
     accumulate: int = 1
     """micro-batches a batch is cut into; gradients and counts are summed, divided once"""
+    images: int = 1
+    """images of a row, at most, where documents have some; each becomes one tile"""
+    documents: int | None = None
+    """train on the first so many documents of the corpus alone; None: on all"""
     stream: int = 0
     """stages of one stream see the same batches in the same order"""
     log_every: int = 10
@@ -59,6 +65,7 @@ class Experiment:
     name: str
     stages: tuple[Stage, ...]
     corpus: Source = field(default_factory=Herd)
+    tokenizer: Bytes | BPE = field(default_factory=Bytes)
     mesh: Mesh = field(default_factory=Mesh)
     execution: Execution = field(default_factory=Execution)
     retention: Retention = field(default_factory=Retention)
@@ -123,7 +130,7 @@ def _tiny_stage(stage: Stage) -> Stage:
 def _check_stage(stage: Stage, earlier: dict[str, Learner], mesh: Mesh) -> None:
     """Refuse at the door what would fail, or mislead, later."""
     where = f"stage {stage.name!r}"
-    for name in ("steps", "rows", "accumulate", "log_every", "save_every"):
+    for name in ("steps", "rows", "accumulate", "images", "log_every", "save_every"):
         value = vars(stage)[name]
         if value < 1:
             raise ValueError(f"{where}: {name} is {value}; it must be at least 1")
@@ -148,6 +155,7 @@ def _check_stage(stage: Stage, earlier: dict[str, Learner], mesh: Mesh) -> None:
                 f"{where}: {learner.name!r} has another architecture in an earlier stage; give it another name"
             )
     _check_teacher(stage, earlier)
+    _check_sight(stage, earlier)
 
 
 def _check_teacher(stage: Stage, earlier: dict[str, Learner]) -> None:
@@ -170,3 +178,20 @@ def _check_teacher(stage: Stage, earlier: dict[str, Learner]) -> None:
                 f"{where}: teacher {stage.teacher!r} has a vocabulary of {teacher.vocab}, student {learner.name!r} of "
                 f"{learner.model.vocab}; a token must mean the same to both: use one tokenizer and one vocabulary"
             )
+
+
+def _check_sight(stage: Stage, earlier: dict[str, Learner]) -> None:
+    """Who reads the same rows cuts the same tiles into as many patch tokens."""
+    readers = [*stage.learners, *([earlier[stage.teacher]] if stage.teacher else [])]
+    first = stage.learners[0]
+    for other in readers:
+        if _tiles(other.model) != _tiles(first.model):
+            raise ValueError(
+                f"stage {stage.name!r}: {first.name!r} and {other.name!r} read the same rows, but their vision differs "
+                f"in (image, channels, tokens of a tile, patch_token): {_tiles(first.model)} and {_tiles(other.model)}"
+            )
+
+
+def _tiles(model: Config) -> tuple[int, int, int, int] | None:
+    vision = model.vision
+    return None if vision is None else (vision.image, vision.channels, vision.tokens, vision.patch_token)

@@ -61,8 +61,12 @@ class Room:
 
 
 def stage_loader(experiment: Experiment, stage: Stage) -> Loader:
-    """Stages of one stream draw the same batches."""
-    return Loader(rows=stage.rows, length=stage.length, seed=experiment.seed * 1000 + stage.stream)
+    """Stages of one stream draw the same batches; the learners of a stage, and their teacher, see alike."""
+    vision, seed = stage.learners[0].model.vision, experiment.seed * 1000 + stage.stream
+    return Loader(
+        rows=stage.rows, length=stage.length, seed=seed, tokenizer=experiment.tokenizer, documents=stage.documents,
+        images=stage.images, vision=vision,
+    )  # fmt: skip
 
 
 def check_room(experiment: Experiment, run: Run) -> None:
@@ -193,8 +197,8 @@ def _flat(looks: dict[str, Score]) -> dict[str, float]:
 
 
 def put(batch: Batch, accumulate: int, mesh: jax.sharding.Mesh) -> Batch:
-    """Host arrays [a * b, t] as device arrays [a, b, t], rows over the mesh."""
-    cut = jax.tree.map(lambda x: rearrange(x, "(a b) t -> a b t", a=accumulate), batch)
+    """Host arrays [a * b, ...] as device arrays [a, b, ...], rows over the mesh."""
+    cut = jax.tree.map(lambda x: rearrange(x, "(a b) ... -> a b ...", a=accumulate), batch)
     return jax.device_put(cut, meshes.rows(mesh, leading=1))
 
 

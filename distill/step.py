@@ -63,7 +63,8 @@ class Step:
         """Gradient of a learner's summed loss over one micro-batch [b, t], with its tallies."""
 
         def objective(model: Llama4) -> tuple[Float[Array, ""], tuple[Metrics, Float[Array, "l e"]]]:
-            hidden, routing = model(batch.tokens, batch.layout(), bias=state.weights.bias, execution=self.execution)
+            bias, execution = state.weights.bias, self.execution
+            hidden, routing = model(batch.tokens, batch.layout(), bias, execution, batch.images)
             head = model.head[...].astype(hidden.dtype)
             progress = state.step / self.steps  # counts optimizer steps, however a batch is cut
             tally, metrics = learner.loss(hidden, head, signal, batch.labels, batch.mask, batch.segments, progress)

@@ -39,5 +39,6 @@ class LiveTeacher:
 
     def signal(self, batch: Batch) -> Projected:
         """The teacher's hidden states [b, t, d] and head [d, v], without gradient."""
-        hidden, _ = self.weights.model(batch.tokens, batch.layout(), self.weights.bias, self.execution)
-        return jax.lax.stop_gradient(Projected(hidden, self.weights.model.head[...].astype(hidden.dtype)))
+        weights = self.weights
+        hidden, _ = weights.model(batch.tokens, batch.layout(), weights.bias, self.execution, batch.images)
+        return jax.lax.stop_gradient(Projected(hidden, weights.model.head[...].astype(hidden.dtype)))

@@ -7,9 +7,9 @@ from distill.checkpoint import Checkpoints
 from distill.mesh import Mesh
 from distill.run import Run, load_run
 from distill.state import Weights, abstract_weights
-from models.config import Config, Layer, RopeScaling, Tempering
+from models.config import Config, Layer, RopeScaling, Tempering, Vision
 
-_CLASSES = {one.__name__: one for one in (Config, Layer, RopeScaling, Tempering)}
+_CLASSES = {one.__name__: one for one in (Config, Layer, RopeScaling, Tempering, Vision)}
 
 
 def load_weights(path: str | Path, stage: str, learner: str, mesh: Mesh | None = None) -> Weights:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from models.layout import Layout
 
@@ -14,7 +14,7 @@ from models.layout import Layout
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Rows of packed documents. Arrays are [b, t], or [a, b, t] when a step accumulates over `a` micro-batches."""
+    """Rows of documents. Arrays are [b, t], or [a, b, t] when a step accumulates over `a` micro-batches."""
 
     __no_type_check__ = True  # numpy from the loader, jax in a step; and jax rebuilds it with shardings at its leaves
 
@@ -28,23 +28,28 @@ class Batch:
     """document of each token, numbered from 1 within a row; 0 is padding"""
     positions: Int[Array, "... b t"]
     """place of each token within the piece of its document that the row holds, from 0"""
+    images: Float[Array, "... b i c y x"] | None = None
+    """pixels of i tiles a row, zeros behind those of rows that have fewer; None: text alone"""
 
     @classmethod
-    def of_rows(cls, rows: Mapping[str, Int[np.ndarray, "b t1"]], pad: int) -> "Batch":
+    def of_rows(cls, rows: Mapping[str, np.ndarray], pad: int) -> "Batch":
         """Cut rows of t + 1 tokens, as grain packs them, into tokens and the labels one place to their right.
 
         Args:
-          rows: `tokens`, `tokens_segment_ids` (0 is padding) and `tokens_positions`, each [b, t + 1].
+          rows: `tokens`, `tokens_segment_ids` (0 is padding) and `tokens_positions`, each [b, t + 1]; with images
+            `answer` [b, t + 1], true where a token is to be learned, and `images` [b, i, c, y, x].
           pad: the id to put where there is no text.
         """
         segments, positions = rows["tokens_segment_ids"], rows["tokens_positions"]
         tokens = np.where(segments > 0, rows["tokens"], np.int32(pad))
+        known = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
         fields: dict[str, Any] = {
             "tokens": tokens[:, :-1],
             "labels": tokens[:, 1:],
-            "mask": (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0),
+            "mask": known & rows["answer"][:, 1:] if "answer" in rows else known,
             "segments": segments[:, :-1],
             "positions": positions[:, :-1],
+            "images": rows.get("images"),
         }
         return cls(**fields)
 

@@ -6,12 +6,14 @@ from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from distill.data.batch import Batch
 from distill.data.manifest import Document, Documents, Split
+from distill.data.question import Reader
 from distill.data.source import Source
-from models.tokenizer import Bytes
+from models.tokenizer import Bytes, Tokenizer
+from models.tower import Vision
 
 
 @runtime_checkable
@@ -41,7 +43,7 @@ class Loader:
 
     A document is begin_of_text, its text, end_of_text. Documents follow each other in rows of `length` + 1 tokens;
     one that meets the end of its row goes on in the next, as a piece with positions from 0. A row gives `length` tokens
-    and, one place to their right, as many labels.
+    and, one place to their right, as many labels. A document with images is a row by itself (see `Reader`).
     """
 
     rows: int
@@ -52,13 +54,19 @@ class Loader:
     """of the order of the documents and of the rows; held-out batches do not depend on it"""
     window: int = 1024
     """rows that are shuffled among each other (by a process), so that a batch is not one document"""
-    tokenizer: Bytes = field(default_factory=Bytes)
+    tokenizer: Tokenizer = field(default_factory=Bytes)
+    documents: int | None = None
+    """train on the first so many documents alone; None: on all"""
+    images: int = 1
+    """images of a row, at most"""
+    vision: Vision | None = None
+    """how models see the images of documents that have some"""
 
     def __post_init__(self) -> None:
         if self.length < 2:
             raise ValueError(f"length is {self.length}; a row needs at least 2 tokens")
-        for name in ("rows", "window"):
-            if vars(self)[name] < 1:
+        for name in ("rows", "window", "documents", "images"):
+            if vars(self)[name] is not None and vars(self)[name] < 1:
                 raise ValueError(f"{name} is {vars(self)[name]}; it must be at least 1")
         if not 0 <= self.seed < 2**31:  # grain counts up from it, and must stay below 2**32
             raise ValueError(f"seed is {self.seed}; it must be 0 to 2147483647")
@@ -76,11 +84,14 @@ class Loader:
 
         rows = self._share(process, processes)
         documents = self._documents(source, "train", (self.length + 1) * processes)
-        ordered = grain.MapDataset.source(documents).seed(self.seed).shuffle().repeat()[process::processes]
-        packed = grain.experimental.WindowShuffleIterDataset(
-            self._packed(ordered), window_size=self.window, seed=self.seed
-        )
-        return iter(packed.batch(rows, drop_remainder=True).map(self._batch))
+        chosen = grain.MapDataset.source(documents)[: self.documents]
+        ordered = chosen.seed(self.seed).shuffle().repeat()[process::processes]
+        if "images" in documents[0]:
+            shuffled = self._read(ordered.map(self._row))
+        else:
+            packed = self._packed(ordered)
+            shuffled = grain.experimental.WindowShuffleIterDataset(packed, window_size=self.window, seed=self.seed)
+        return iter(shuffled.batch(rows, drop_remainder=True).map(self._batch))
 
     def held_out_batches(self, source: Source, count: int, process: int = 0, processes: int = 1) -> list[Batch]:
         """The first `count` batches of held-out text (fewer where there is less): the same for every seed and model.
@@ -97,7 +108,9 @@ class Loader:
             raise ValueError(f"held-out batches: asked for {count}; it must be at least 1")
         share = self._share(process, processes)
         documents = self._documents(source, "held_out", 1)
-        rows = islice(self._packed(grain.MapDataset.source(documents).seed(0).shuffle()), count * self.rows)
+        ordered = grain.MapDataset.source(documents).seed(0).shuffle()
+        whole = self._read(ordered.map(self._row)) if "images" in documents[0] else self._packed(ordered)
+        rows = islice(whole, count * self.rows)
         found = [{name: np.stack([row[name] for row in some]) for name in some[0]} for some in _groups(rows, self.rows)]
         mine = slice(process * share, (process + 1) * share)
         return [self._batch({name: _padded(x, self.rows)[mine] for name, x in batch.items()}) for batch in found]
@@ -129,15 +142,30 @@ class Loader:
         """A grain.MapDataset of documents as a grain.IterDataset of rows."""
         import grain
 
-        tokens = documents.map(self._tokenise)
-        # No threads: the documents are in memory or nearly so, and grain's threads cost more than they save there.
-        read = tokens.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        read = self._read(documents.map(self._tokenise))
         return grain.experimental.ConcatThenSplitIterDataset(read, length_struct={"tokens": self.length + 1})
 
+    def _read(self, documents: Any) -> Any:
+        """A grain.MapDataset as a grain.IterDataset."""
+        import grain
+
+        # No threads: the documents are in memory or nearly so, and grain's threads cost more than they save there.
+        return documents.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+
     def _tokenise(self, document: Document) -> dict[str, Int[np.ndarray, "n"]]:
+        if "images" in document:
+            return {"tokens": self._reader().tokenise(document)["tokens"]}
         return {"tokens": self.tokenizer.document(document["text"])}
 
-    def _batch(self, rows: dict[str, Int[np.ndarray, "b t1"]]) -> Batch:
+    def _row(self, document: Document) -> dict[str, np.ndarray]:
+        return self._reader().row(document, self.length + 1)
+
+    def _reader(self) -> Reader:
+        if self.vision is None:
+            raise ValueError("the corpus has images, but the models have no vision tower; set model.vision")
+        return Reader(self.tokenizer, self.vision, self.images)
+
+    def _batch(self, rows: dict[str, np.ndarray]) -> Batch:
         return Batch.of_rows(rows, self.tokenizer.pad)
 
 
@@ -146,6 +174,6 @@ def _groups(rows: Iterator[dict], size: int) -> Iterator[list[dict]]:
         yield some
 
 
-def _padded(rows: Int[np.ndarray, "n t1"], count: int) -> Int[np.ndarray, "b t1"]:
+def _padded(rows: Shaped[np.ndarray, "n *t"], count: int) -> Shaped[np.ndarray, "b *t"]:
     """Rows of zeros, which are padding, after `rows`, up to `count`."""
-    return np.pad(rows, ((0, count - len(rows)), (0, 0)))
+    return np.pad(rows, [(0, count - len(rows))] + [(0, 0)] * (rows.ndim - 1))

@@ -5,17 +5,24 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypedDict, runtime_checkable
+from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 
 class Document(TypedDict):
-    """A document as a loader reads it."""
+    """A document as a loader reads it: text, or images, a question about them (its text) and the answer."""
 
     text: bytes
     domain: str
+    images: NotRequired[UInt8[np.ndarray, "n y x 3"]]
+    """red, green and blue of every image; the frames of a video are images"""
+    answer: NotRequired[bytes]
+    """with images: what is to be learned"""
 
 
 @runtime_checkable

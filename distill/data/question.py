@@ -1,0 +1,78 @@
+"""Questions about images: a document with images becomes one row, which is never cut."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Shaped
+
+from distill.data.manifest import Document
+from models.images import split
+from models.tokenizer import Tokenizer
+from models.tower import Vision
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a document with images becomes a row: begin, its images, its question, its answer, end.
+
+    An image is one tile: image_start, image, its patches, image_end. The answer and the end are to be learned, the rest
+    is given.
+    """
+
+    tokenizer: Tokenizer
+    vision: Vision
+    images: int
+    """of a row, at most"""
+
+    def __post_init__(self) -> None:
+        patch = self.tokenizer.special("patch")
+        if self.vision.patch_token != patch or self.vision.channels != 3:
+            raise ValueError(
+                f"vision has patch_token {self.vision.patch_token} and {self.vision.channels} channels; the tokenizer's "
+                f"patch is {patch} and images are red, green and blue: set model.vision to match"
+            )
+
+    def tokenise(self, document: Document) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """`tokens` [n], `answer` [n] (true where to be learned), `images` [i, c, y, x], zeros behind the document's.
+
+        Raises:
+          ValueError: the document has more images than a row, or none, or no answer.
+        """
+        if "images" not in document or "answer" not in document:
+            raise ValueError(
+                "a document has images, another has none, or lacks its answer; all documents of a corpus must be alike"
+            )
+        count = len(document["images"])
+        if count > self.images:
+            raise ValueError(f"a document has {count} images, a row {self.images}; set --stages.N.images {count}")
+        mark, vision = self.tokenizer.special, self.vision
+        image = [mark("image_start"), mark("image"), *[vision.patch_token] * vision.tokens, mark("image_end")]
+        question, answer = self.tokenizer.encode(document["text"]), self.tokenizer.encode(document["answer"])
+        given = np.concatenate(([self.tokenizer.begin], image * count, question))
+        tokens = np.concatenate((given, answer, [self.tokenizer.end])).astype(np.int32)
+        pixels = np.zeros((self.images, vision.channels, vision.image, vision.image), np.float32)
+        for tile, each in zip(pixels, document["images"], strict=False):  # zeros stay behind the last
+            tile[:] = split(each, vision.image, most=1).tiles[0]
+        return {"tokens": tokens, "answer": np.arange(len(tokens)) >= len(given), "images": pixels}
+
+    def row(self, document: Document, length: int) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """The row [length] of a document, in the names of grain's packing.
+
+        Raises:
+          ValueError: the document is longer than the row.
+        """
+        read = self.tokenise(document)
+        size = len(read["tokens"])
+        if size > length:
+            raise ValueError(
+                f"a document with images has {size} tokens, a row {length - 1} and one label; such a document is not "
+                f"cut: set --stages.N.length {size - 1}"
+            )
+        place = np.arange(length, dtype=np.int32)
+        return {
+            "tokens": np.pad(read["tokens"], (0, length - size)),
+            "tokens_segment_ids": (place < size).astype(np.int32),
+            "tokens_positions": np.where(place < size, place, 0),
+            "answer": np.pad(read["answer"], (0, length - size)),
+            "images": read["images"],
+        }
