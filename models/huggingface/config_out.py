@@ -2,42 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from models.config import Config
 from models.huggingface.files import read_json
+from models.tokenizer import Tokenizer
 from models.tower import Vision
 
 VERSION = "5.12.1"
 """of transformers: the oldest that what we write was read with"""
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What goes with a model when it goes out."""
-
-    @property
-    def begin(self) -> int:
-        """Id that opens every document."""
-        ...
-
-    @property
-    def end(self) -> int:
-        """Id that closes every document."""
-        ...
-
-    @property
-    def pad(self) -> int:
-        """Id where there is no text."""
-        ...
-
-    def special(self, name: str) -> int:
-        """Id of a special token by its name, such as eot."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Writes the files that transformers reads a tokenizer from."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

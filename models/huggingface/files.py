@@ -75,13 +75,13 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
     if not (folder / INDEX).exists():
         if not (folder / SINGLE).exists():
             raise ValueError(_without_weights(folder))
-        return read_header(_inside(folder, SINGLE))
+        return read_header(regular(folder, SINGLE))
     if (folder / SINGLE).exists():
         raise ValueError(f"{folder} has both {SINGLE} and {INDEX}; delete the one that is not meant")
     shards = read_index(folder / INDEX)
     found: dict[str, Tensor] = {}
     for shard in sorted(set(shards.values())):
-        for name, tensor in read_header(_inside(folder, shard)).items():
+        for name, tensor in read_header(regular(folder, shard)).items():
             if name in found:
                 raise ValueError(f"{folder} has {name} twice, in {found[name].path.name} and in {shard}; keep one")
             found[name] = tensor
@@ -150,7 +150,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is missing, too large, or not that.
     """
-    path = _inside(path.parent, path.name)
+    path = regular(path.parent, path.name)
     if path.stat().st_size > MOST_HEADER:
         raise ValueError(f"{path} is {path.stat().st_size} bytes; {MOST_HEADER} are the most that is read")
     return _parse(path.read_bytes(), path)
@@ -220,7 +220,7 @@ def _check_name(path: Path, name: str) -> None:
         raise ValueError(f"{path} names a tensor {show(name)}; a name must be printable and of at most 256 letters")
 
 
-def _inside(folder: Path, name: str) -> Path:
+def regular(folder: Path, name: str) -> Path:
     """A file of the folder, or of the cache that the folder is a snapshot in; a link to anywhere else is refused."""
     path = folder / name
     if not path.exists():

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,11 +14,12 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from models.huggingface.config_out import Ids, Tokenizer, compose_config, compose_generation
+from models.huggingface.config_out import Ids, compose_config, compose_generation
 from models.huggingface.files import DTYPES, INDEX, SINGLE
 from models.huggingface.names import Place, parameter_name, places
 from models.huggingface.weights_in import PIECE, Progress
 from models.llama4 import Llama4
+from models.tokenizer import Tokenizer
 
 NAMES = {dtype.name: name for name, dtype in DTYPES.items()}
 
@@ -43,6 +44,7 @@ def save(
     tokenizer: Tokenizer | None = None,
     *,
     ids: Ids | None = None,
+    copied: Iterable[Path] = (),
     bias: Float[Array, "p m e"] | None = None,
     shard_bytes: float = 5e9,
     dtype: str | None = None,
@@ -57,6 +59,7 @@ def save(
         model: with parameters in float32, bfloat16 or float16.
         tokenizer: writes its own files; its special tokens go into the configuration.
         ids: the special tokens where there is no tokenizer.
+        copied: files that are put beside the weights as they are, such as those of another checkpoint's tokenizer.
         bias: the selection bias of the routers, if they were trained with one.
         shard_bytes: the most that one file holds, unless a tensor is larger.
         dtype: of what is written; None keeps that of the parameters.
@@ -85,6 +88,8 @@ def save(
         _write_json(beside / "generation_config.json", compose_generation(ids))
         if tokenizer is not None:
             tokenizer.save(beside)
+        for path in copied:
+            shutil.copyfile(path, beside / path.name)
         for path in beside.rglob("*"):
             _sync(path)
         _sync(beside)
