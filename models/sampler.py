@@ -1,0 +1,237 @@
+"""Sampler: completions of prompts, in a fixed number of slots that refill while the others decode."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from models.blocks import Blocks
+from models.cache import Cache, extend
+from models.dispatch import Dispatch
+from models.llama4 import Execution, Llama4
+from models.moe import suited
+from models.request import Completion, Request
+from models.sampling import Sampling
+from models.slots import Slots
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """Draws completions. Tokens and log-probabilities are a function of weights, prompt, sample and seed alone.
+
+    They do not depend, in any bit, on the slot, on what the other slots do or on the order of the requests: each token
+    has a random number of its own, and no row's arithmetic mixes with another's. Other slots, piece or capacity are
+    other shapes, whose products may round differently.
+
+    slots: completions under way at once. capacity: tokens of prompt and completion together, for which there is room.
+    piece: prompts are read so many tokens at a time, filled up; about the usual length of a prompt.
+    stride: tokens that are drawn before the host looks again; it looks earlier where enough slots are free to refill.
+    stop: tokens that end a completion. seed: of all chance.
+    execution: as for the model. With `unroll` at the model's periods or more, the layers are first copied out of their
+        stack, which would else be sliced at each token: faster, for twice the memory of the weights. Without a
+        dispatch it takes one that gives each token its own arithmetic, whoever else goes to its expert.
+    """
+
+    slots: int = 32
+    capacity: int = 512
+    piece: int = 32
+    stride: int = 32
+    sampling: Sampling = Sampling()
+    stop: tuple[int, ...] = ()
+    seed: int = 0
+    execution: Execution = Execution()
+
+    def __post_init__(self):
+        """Refuses sizes of nothing."""
+        for name in ("slots", "capacity", "piece", "stride"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"Sampler.{name} is {vars(self)[name]}; it must be at least 1")
+
+    @property
+    def refill(self) -> int:
+        """Slots that are refilled together: a divisor of all, an eighth of them or less."""
+        return max(n for n in range(1, max(1, self.slots // 8) + 1) if self.slots % n == 0)
+
+    def __call__(self, model: Llama4, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Completions as they end; requests are taken as slots become free.
+
+        Raises:
+            ValueError: a request does not fit (see `Request.check`), or the capacity is beyond max_positions.
+        """
+        said: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        for slot, request, tokens, logprobs, done in self._run(model, requests):
+            said.setdefault(slot, []).append((tokens, logprobs))
+            if done:
+                tokens, logprobs = map(np.concatenate, zip(*said.pop(slot), strict=True))
+                yield Completion(
+                    prompt=request.prompt, sample=request.sample, tokens=tokens, logprobs=logprobs,
+                    stopped=int(tokens[-1]) in self.stop,
+                )  # fmt: skip
+
+    def stream(self, model: Llama4, request: Request) -> Iterator[int]:
+        """The tokens of one completion, as soon as they are drawn: for someone who reads along. Use few slots."""
+        for _, _, tokens, _, _ in self._run(model, [request]):
+            yield from map(int, tokens)
+
+    def _run(
+        self, model: Llama4, requests: Iterable[Request]
+    ) -> Iterator[tuple[int, Request, np.ndarray, np.ndarray, bool]]:
+        """What each slot drew since the host last looked: slot, request, tokens, log-probabilities, and if it ended."""
+        config, waiting, more = model.config, iter(requests), True
+        weights = _write_out(model) if self.execution.unroll >= config.periods > 1 else model
+        state = _start(weights.config, self.slots, self.capacity, self.execution.dtype)
+        held: dict[int, Request] = {}
+        while True:
+            while more and self.slots - len(held) >= self.refill:
+                group = list(islice(waiting, self.refill))
+                more = len(group) == self.refill
+                for request in group:
+                    request.check(config, self.capacity)
+                free = [slot for slot in range(self.slots) if slot not in held][: len(group)]
+                held |= dict(zip(free, group, strict=True))
+                if group:
+                    state = self._admit(weights, state, free, group)
+            if not held:
+                return
+            state, drawn = _decode(self, weights, state, self.slots - self.refill if more else 0)
+            tokens, logprobs, there, alive = jax.device_get(drawn)
+            for slot in list(held):
+                own, done = there[:, slot], not alive[slot]
+                yield slot, held[slot], tokens[own, slot], logprobs[own, slot], done
+                if done:
+                    del held[slot]
+
+    def _admit(self, model: Llama4, state: Slots, free: list[int], group: list[Request]) -> Slots:
+        """Puts up to `refill` requests into free slots; the rows of this batch that have none go nowhere."""
+        tokens = np.zeros((self.refill, -(-self.capacity // self.piece) * self.piece), np.int32)
+        numbers = np.zeros((5, self.refill), np.int32)
+        numbers[0] = self.slots
+        for row, (slot, request) in enumerate(zip(free, group, strict=True)):
+            tokens[row, : len(request.tokens)] = request.tokens
+            numbers[:, row] = slot, len(request.tokens), request.prompt, request.sample, request.limit
+        return _read(self, model, state, tokens, numbers, _stack([request.images for request in group], self.refill))
+
+    def _steady(self) -> Execution:
+        dispatch = steady() if self.execution.dispatch is None else self.execution.dispatch
+        return replace(self.execution, dispatch=dispatch)
+
+
+def steady() -> Dispatch:
+    """A dispatch in which the answer to a token does not depend, in any bit, on the other tokens.
+
+    On a CPU that is the loop alone, whose blocks are all of one shape. Elsewhere it is the backend's usual one, which
+    was not examined.
+    """
+    return Blocks(first=0, rows=8) if jax.default_backend() == "cpu" else suited()
+
+
+def _stack(images: list[Float[np.ndarray, "i c y x"] | None], rows: int) -> Float[np.ndarray, "b i c y x"] | None:
+    """Images of a batch of prompts, zeros behind those of prompts that have fewer; None if none has any."""
+    some = [(row, each) for row, each in enumerate(images) if each is not None and len(each)]
+    if not some:
+        return None
+    # A power of two, so that few numbers of images are each compiled for.
+    most = 1 << (max(len(each) for _, each in some) - 1).bit_length()
+    stacked = np.zeros((rows, most, *some[0][1].shape[1:]), np.float32)
+    for row, each in some:
+        stacked[row, : len(each)] = each
+    return stacked
+
+
+_start = jax.jit(Slots.create, static_argnums=(0, 1, 2, 3))
+
+
+@jax.jit
+def _write_out(model: Llama4) -> Llama4:
+    """The same model as one period of all its layers, so that nothing has to be sliced out of a stack."""
+    config, stacked = model.config, model.periods.blocks
+    blocks = [
+        jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], block) for i in range(config.periods) for block in stacked
+    ]
+    model.config = replace(config, pattern=config.pattern * config.periods)
+    model.periods.pattern, model.periods.blocks = model.config.pattern, nnx.List(blocks)
+    return model
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _read(
+    sampler: Sampler,
+    model: Llama4,
+    state: Slots,
+    tokens: Int[Array, "b n"],
+    numbers: Int[Array, "5 b"],
+    images: Float[Array, "b i c y x"] | None,
+) -> Slots:
+    """Reads prompts, piece by piece, and puts them into slots; numbers are slot, length, prompt, sample and limit."""
+    slots, lengths, prompts, samples, limits = numbers
+    execution, (rows, n) = sampler._steady(), tokens.shape
+    cache = Cache.create(model.config, rows, sampler.capacity, execution.dtype)
+    # An image may lie across pieces, so with images all is looked up at once.
+    whole = None if images is None else model.read(tokens, cache.place(lengths, n), execution, images)
+
+    def cut(array: Array, i: Array) -> Array:
+        return lax.dynamic_slice_in_dim(array, i * sampler.piece, sampler.piece, axis=1)
+
+    def read(i: Array, carry: tuple[Cache, Array]) -> tuple[Cache, Array]:
+        cache, last = carry
+        counts = jnp.clip(lengths - i * sampler.piece, 0, sampler.piece)
+        layout = cache.place(counts, sampler.piece)
+        x = model.read(cut(tokens, i), layout, execution) if whole is None else cut(whole, i)
+        hidden, cache, _ = extend(model, x, layout, cache, execution=execution)
+        end = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]
+        return cache, jnp.where(counts[:, None] > 0, end, last)
+
+    pieces = (jnp.max(lengths) + sampler.piece - 1) // sampler.piece
+    last = jnp.zeros((rows, model.config.width), execution.dtype)
+    cache, last = lax.fori_loop(0, pieces, read, (cache, last))
+    chance = jax.vmap(partial(jax.random.fold_in, jax.random.key(sampler.seed)))(prompts)
+    new = Slots(
+        cache=cache,
+        keys=jax.vmap(jax.random.fold_in)(chance, samples),
+        logits=model.logits(last[:, None])[:, 0],
+        drawn=jnp.zeros_like(limits),
+        limits=limits,
+        alive=limits > 0,
+    )
+    return state.put(new, slots)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _decode(
+    sampler: Sampler, model: Llama4, state: Slots, enough: Int[Array, ""]
+) -> tuple[Slots, tuple[Int[Array, "t b"], Float[Array, "t b"], Bool[Array, "t b"], Bool[Array, " b"]]]:
+    """Draws a token in every slot alive, up to `stride` times, as long as more than `enough` slots are alive.
+
+    Returns tokens, log-probabilities, which of them are there, and which slots go on.
+    """
+    execution, stop = sampler._steady(), jnp.asarray(sampler.stop, jnp.int32)
+    shape = (sampler.stride, sampler.slots)
+    out = jnp.zeros(shape, jnp.int32), jnp.zeros(shape), jnp.zeros(shape, bool)
+
+    def go_on(carry: tuple[Array, Slots, tuple[Array, ...]]) -> Array:
+        return (carry[0] < sampler.stride) & (jnp.sum(carry[1].alive) > enough)
+
+    def step(carry: tuple[Array, Slots, tuple[Array, ...]]) -> tuple[Array, Slots, tuple[Array, ...]]:
+        i, state, out = carry
+        uniform = jax.vmap(lambda key, n: jax.random.uniform(jax.random.fold_in(key, n)))(state.keys, state.drawn)
+        tokens, logprobs = sampler.sampling(state.logits, uniform)
+        out = tuple(old.at[i].set(new) for old, new in zip(out, (tokens, logprobs, state.alive), strict=True))
+        stopped = jnp.any(tokens[:, None] == stop, axis=-1)
+        alive = state.alive & ~stopped & (state.drawn + 1 < state.limits)
+        layout = state.cache.place(alive.astype(jnp.int32), 1)
+        x = model.read(rearrange(tokens, "b -> b 1"), layout, execution)
+        hidden, cache, _ = extend(model, x, layout, state.cache, execution=execution)
+        logits = model.logits(hidden)[:, 0]
+        return i + 1, replace(state, cache=cache, logits=logits, drawn=state.drawn + 1, alive=alive), out
+
+    _, state, out = lax.while_loop(go_on, step, (jnp.int32(0), state, out))
+    tokens, logprobs, there = out
+    return state, (tokens, logprobs, there, state.alive)
