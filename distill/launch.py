@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import jax
 
 from distill import ceiling
-from distill.data.loader import Loader
 from distill.evaluate import evaluate
 from distill.experiment import Experiment, Stage
 from distill.loop import Interrupted, Room, check_room, on_mesh, run_stage, stage_loader, stopping
@@ -134,6 +133,7 @@ def run_experiment(experiment: Experiment, folder: Path, *, quiet: bool = False)
     with open_run(folder, experiment) as run, Metrics(run.path) as metrics, stopping() as stop:
         manifest = experiment.corpus.manifest()
         run.write_manifest(asdict(manifest))
+        run.write_tokenizer(experiment.tokenizer)
         check_room(experiment, run)
         limit = ceiling.measure(experiment.execution.dtype, experiment.mesh.size)
         room = Room(experiment, run, metrics, limit, stop, quiet)
@@ -214,7 +214,7 @@ def compare(rows: Sequence[dict[str, Any]], first: str, second: str) -> list[dic
 def check_vocabulary(experiment: Experiment) -> None:
     """Refuse models whose vocabulary is not the tokenizer's."""
     for stage in experiment.stages:
-        tokens = Loader(rows=stage.rows, length=stage.length).tokenizer.vocab
+        tokens = experiment.tokenizer.vocab
         for learner in stage.learners:
             if learner.model.vocab != tokens:
                 raise ValueError(

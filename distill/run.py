@@ -4,6 +4,7 @@
         config.json         the resolved experiment; written before step 0
         environment.json    versions, git commit and devices of every process that worked on it
         manifest.json       the data it was trained on
+        tokenizer/          what its tokens mean, as transformers reads it
         metrics.jsonl       what the experiment determines; timings.jsonl: what the machine does
         checkpoints/<stage>/<step>/
         results.json        the figures at the end; report.html and figures/ show them
@@ -14,6 +15,7 @@ In a notebook: `run = load_run("runs/herd")`, then `run.config`, `run.metrics()`
 import fcntl
 import json
 import os
+import shutil
 import socket
 import warnings
 from collections.abc import Iterator
@@ -25,6 +27,8 @@ from typing import Any
 from distill.environment import changed, environment
 from distill.metrics import read
 from distill.resolved import differences, to_json
+from models.bpe import open_tokenizer
+from models.tokenizer import Bytes, Tokenizer
 
 SCHEMA = 1
 
@@ -64,6 +68,12 @@ class Run:
         """The folder of figures."""
         return self.path / "figures"
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What its tokens mean; runs that did not write it down are of bytes."""
+        folder = self.path / "tokenizer"
+        return open_tokenizer(folder) if folder.exists() else Bytes()
+
     def checkpoints(self, stage: str) -> Path:
         """The folder of a stage's checkpoints."""
         return self.path / "checkpoints" / stage
@@ -96,6 +106,27 @@ class Run:
                 f"{self.path} to start over"
             )
         write_json(path, manifest)
+
+    def write_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Writes the folder tokenizer/.
+
+        Raises:
+            ValueError: the run was begun with another tokenizer.
+        """
+        folder, beside = self.path / "tokenizer", self.path / ".tokenizer.tmp"
+        old = open_tokenizer(folder).fingerprint if folder.exists() else None
+        if old == tokenizer.fingerprint:
+            return
+        if old is not None and self.begun:
+            raise ValueError(
+                f"{self.path} was begun with tokenizer {old} and it is now {tokenizer.fingerprint}; bring the "
+                f"old file back, use another --run folder, or delete {self.path} to start over"
+            )
+        for stale in (beside, folder):
+            shutil.rmtree(stale, ignore_errors=True)
+        beside.mkdir()
+        tokenizer.save(beside)
+        beside.replace(folder)
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes results.json, whole or not at all."""
