@@ -11,6 +11,7 @@ In a chat /new begins anew and /exit (or Ctrl-D) ends; Ctrl-C cuts an answer sho
 
 import argparse
 import codecs
+import logging
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -125,6 +126,7 @@ def show(pieces: Iterator[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. Exit code 1: a clear error."""
     options = _parser().parse_args(arguments)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of folders that are only read, which is meant
     try:
         names, question = _sort(options.path, options.words)
         if question is None and not sys.stdin.isatty():
