@@ -8,6 +8,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
+from models.blockwise import LONG, attend_blocks
 from models.config import Config, Tempering
 from models.layers import Rotation, contract, draw, normalize, output_std
 from models.layout import Layout
@@ -93,14 +94,11 @@ def attend_by_head(
 def attend_document(
     q: Float[Array, "b t h c"], k: Float[Array, "b t k c"], v: Float[Array, "b t k c"], layout: Layout
 ) -> Float[Array, "b t h c"]:
-    """Every token over itself and all earlier ones of its document: O(t^2).
+    """Every token over itself and all earlier ones of its document: O(t^2) time, and in long rows O(t) memory.
 
     Padding sees padding, so that no query is left without a key; no token sees it.
     """
-    visible = _causal(q.shape[1], q.shape[1])
-    if not layout.aligned:
-        visible = visible & _equal(layout.segments, layout.segments)
-    return attend(q, k, v, visible)
+    return _attend_causal(q, k, v, None if layout.aligned else layout.segments)
 
 
 def attend_chunk(
@@ -114,13 +112,12 @@ def attend_chunk(
     b, t = q.shape[:2]
     rooms = layout.positions // chunk
     if t <= chunk:
-        inside = _causal(t, t)
-        if not layout.aligned:
-            inside = inside & _equal(layout.segments, layout.segments) & _equal(rooms, rooms)
-        return attend(q, k, v, inside)
+        if layout.aligned:
+            return _attend_causal(q, k, v, None)
+        return attend(q, k, v, _causal(t, t) & _equal(layout.segments, layout.segments) & _equal(rooms, rooms))
     fold = partial(_fold, chunk=chunk)
     if layout.aligned:
-        y = attend(fold(q), fold(k), fold(v), _causal(chunk, chunk))
+        y = _attend_causal(fold(q), fold(k), fold(v), None)
     else:
         keys = partial(_fold_with_previous, chunk=chunk)
         # The zeros before and after a row are padding to the segments too: segment 0.
@@ -128,6 +125,19 @@ def attend_chunk(
         inside = inside & _equal(fold(rooms), keys(rooms))
         y = attend(fold(q), keys(k), keys(v), inside)
     return rearrange(y, "(b n) t h c -> b (n t) h c", b=b)[:, :t]
+
+
+def _attend_causal(
+    q: Float[Array, "b t h c"],
+    k: Float[Array, "b t k c"],
+    v: Float[Array, "b t k c"],
+    segments: Int[Array, "b t"] | None,
+) -> Float[Array, "b t h c"]:
+    """Every token over itself and all earlier ones of its segment; by blocks where t x t scores would be many."""
+    t = q.shape[1]
+    if t > LONG:
+        return attend_blocks(q, k, v, segments)
+    return attend(q, k, v, _causal(t, t) if segments is None else _causal(t, t) & _equal(segments, segments))
 
 
 def _causal(t: int, s: int) -> Bool[Array, "1 t s"]:
