@@ -95,9 +95,8 @@ def test_a_neighbour_of_no_numbers_does_not_matter_in_any_bit():
     model = _toy()
     poisoned = jax.tree.map(lambda leaf: leaf, model)
     poisoned.embed = model.embed.replace(model.embed[...].at[149].set(jnp.nan))
-    requests = [
-        each for each in _crowd()[0] if 149 not in each.tokens and 149 not in _crowd()[1][each.prompt, 0].tokens
-    ]
+    requests, together = _crowd()
+    requests = [each for each in requests if 149 not in (*each.tokens, *together[each.prompt, 0].tokens)]
     bad = [Request(prompt=200 + n, sample=0, tokens=np.array([149]), limit=3) for n in range(20)]
     mixed = [each for pair in zip(requests, bad, strict=False) for each in pair]
     got = {(each.prompt, each.sample): each for each in SAMPLER(poisoned, mixed)}
