@@ -19,6 +19,7 @@ from models.huggingface.files import DTYPES, INDEX, SINGLE
 from models.huggingface.names import Place, parameter_name, places
 from models.huggingface.weights_in import PIECE, Progress
 from models.llama4 import Llama4
+from models.served import write_processor
 from models.tokenizer import Tokenizer
 
 NAMES = {dtype.name: name for name, dtype in DTYPES.items()}
@@ -88,6 +89,8 @@ def save(
         _write_json(beside / "generation_config.json", compose_generation(ids))
         if tokenizer is not None:
             tokenizer.save(beside)
+            if model.config.vision is not None:
+                write_processor(beside, model.config.vision)
         for path in copied:
             shutil.copyfile(path, beside / path.name)
         for path in beside.rglob("*"):

@@ -146,6 +146,11 @@ def test_a_text_is_gone_on_with(folder, capsys):
     assert first and capsys.readouterr().out != first
 
 
+def test_a_model_that_sees_goes_out_with_its_image_processor(folder):
+    names = {path.name for path in folder.iterdir()}
+    assert names > {"preprocessor_config.json", "processor_config.json", "tokenizer.json", "chat_template.jinja"}
+
+
 def test_an_image_is_shown(folder, picture, capsys):
     for arguments in (["--image", str(picture)], []):
         main([str(folder), "what is it?", *arguments, "--limit", "9", "--temperature", "0"])
