@@ -1,6 +1,7 @@
 """The distillation loop: experiments, stages, steps, data, checkpoints, reports."""
 
 from distill.experiment import Experiment, Learner, Stage
+from distill.given import Given
 from distill.launch import launch
 from distill.mesh import Mesh
 from distill.optim import AdamW, Muon, WarmupCosine, WarmupStableDecay
@@ -10,6 +11,7 @@ from distill.trained import load_weights
 __all__ = [
     "AdamW",
     "Experiment",
+    "Given",
     "Learner",
     "Mesh",
     "Muon",

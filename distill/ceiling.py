@@ -32,8 +32,7 @@ class Ceiling:
         learners = sum(cost.train_flops(learner.model, stage.length) for learner in stage.learners)
         if stage.teacher is None:
             return learners
-        teacher = next(one for one in experiment.stage_of(stage.teacher).learners if one.name == stage.teacher)
-        return learners + cost.forward_flops(teacher.model, stage.length)
+        return learners + cost.forward_flops(experiment.model_of(stage.teacher), stage.length)
 
 
 @cache

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from distill.checkpoint import Retention
 from distill.data.source import Herd, Source
+from distill.given import Given
 from distill.mesh import Mesh
 from distill.optim import AdamW, Optimizer
 from losses import Distill, RouterHealth
@@ -24,6 +25,8 @@ class Learner:
     loss: Distill = field(default_factory=Distill)
     router: RouterHealth = field(default_factory=RouterHealth)
     optimizer: Optimizer = field(default_factory=AdamW)
+    start: str | None = None
+    """name of a given model whose weights it begins with; None: drawn by the seed"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class Stage:
     learners: tuple[Learner, ...]
     steps: int
     teacher: str | None = None
-    """name of a learner of an earlier stage, frozen; None: hard labels only"""
+    """name of a learner of an earlier stage, or of a given model, frozen; None: hard labels only"""
     rows: int = 8
     """rows of a batch over all devices"""
     length: int = 128
@@ -44,7 +47,7 @@ class Stage:
     images: int = 1
     """images of a row, at most, where documents have some; each becomes one tile"""
     documents: int | None = None
-    """train on the first so many documents of the corpus alone; None: on all"""
+    """train on so many documents of the corpus alone, drawn by the seed and the stream; None: on all"""
     stream: int = 0
     """stages of one stream see the same batches in the same order"""
     log_every: int = 10
@@ -66,6 +69,8 @@ class Experiment:
     stages: tuple[Stage, ...]
     corpus: Source = field(default_factory=Herd)
     tokenizer: Bytes | BPE = field(default_factory=Bytes)
+    given: tuple[Given, ...] = ()
+    """models from elsewhere, to be teachers and starts"""
     mesh: Mesh = field(default_factory=Mesh)
     execution: Execution = field(default_factory=Execution)
     retention: Retention = field(default_factory=Retention)
@@ -78,7 +83,9 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        earlier: dict[str, Learner] = {}
+        earlier: dict[str, Learner | Given] = {one.name: one for one in self.given}
+        if len(earlier) < len(self.given):
+            raise ValueError(f"given models are named {[one.name for one in self.given]}; each needs its own name")
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"stages are named {names}; an experiment needs at least one, each with its own name")
@@ -86,6 +93,8 @@ class Experiment:
             if vars(self)[name] < 1:
                 raise ValueError(f"{name} is {vars(self)[name]}; it must be at least 1 batch of held-out text")
         for stage in self.stages:
+            for learner in stage.learners:
+                _check_start(learner, self.given)
             _check_stage(stage, earlier, self.mesh)
             earlier |= {learner.name: learner for learner in stage.learners}
         if self.compare is not None and not set(self.compare) <= set(names):
@@ -98,6 +107,17 @@ class Experiment:
     def stage_of(self, name: str) -> Stage:
         """The first stage in which the learner of this name learns: where a teacher's weights come from."""
         return next(stage for stage in self.stages if name in [learner.name for learner in stage.learners])
+
+    def model_of(self, name: str) -> Config:
+        """What the teacher of this name is, a learner or a given model."""
+        given = self.given_of(name)
+        if given is not None:
+            return given.model
+        return next(learner.model for learner in self.stage_of(name).learners if learner.name == name)
+
+    def given_of(self, name: str) -> Given | None:
+        """The given model of this name, if it is one."""
+        return next((one for one in self.given if one.name == name), None)
 
     def tiny(self) -> "Experiment":
         """The same stages and kinds of layer in about a minute on a laptop: few steps, small models."""
@@ -112,7 +132,11 @@ class Experiment:
 
 
 def _tiny_stage(stage: Stage) -> Stage:
-    learners = tuple(dataclasses.replace(learner, model=tiny(learner.model)) for learner in stage.learners)
+    learners = tuple(
+        # What starts from given weights has their size.
+        dataclasses.replace(learner, model=learner.model if learner.start else tiny(learner.model))
+        for learner in stage.learners
+    )
     length = min(stage.length, 64, *(learner.model.max_positions for learner in learners))
     steps = min(stage.steps, 12)
     return dataclasses.replace(
@@ -127,7 +151,20 @@ def _tiny_stage(stage: Stage) -> Stage:
     )
 
 
-def _check_stage(stage: Stage, earlier: dict[str, Learner], mesh: Mesh) -> None:
+def _check_start(learner: Learner, given: tuple[Given, ...]) -> None:
+    names = [one.name for one in given]
+    if learner.name in names:
+        raise ValueError(f"a learner and a given model are both called {learner.name!r}; give one another name")
+    if learner.start is None:
+        return
+    if learner.start not in names:
+        raise ValueError(
+            f"learner {learner.name!r} starts from {learner.start!r}, which is not given; there are {names}"
+        )
+    given[names.index(learner.start)].check_starts(learner.name, learner.model)
+
+
+def _check_stage(stage: Stage, earlier: dict[str, Learner | Given], mesh: Mesh) -> None:
     """Refuse at the door what would fail, or mislead, later."""
     where = f"stage {stage.name!r}"
     for name in ("steps", "rows", "accumulate", "images", "log_every", "save_every"):
@@ -158,13 +195,14 @@ def _check_stage(stage: Stage, earlier: dict[str, Learner], mesh: Mesh) -> None:
     _check_sight(stage, earlier)
 
 
-def _check_teacher(stage: Stage, earlier: dict[str, Learner]) -> None:
+def _check_teacher(stage: Stage, earlier: dict[str, Learner | Given]) -> None:
     if stage.teacher is None:
         return
     where = f"stage {stage.name!r}"
     if stage.teacher not in earlier:
         raise ValueError(
-            f"{where}: teacher {stage.teacher!r} is not a learner of an earlier stage; there are {sorted(earlier)}"
+            f"{where}: teacher {stage.teacher!r} is not a learner of an earlier stage, and not given; "
+            f"there are {sorted(earlier)}"
         )
     teacher = earlier[stage.teacher].model
     if stage.length > teacher.max_positions:
@@ -180,7 +218,7 @@ def _check_teacher(stage: Stage, earlier: dict[str, Learner]) -> None:
             )
 
 
-def _check_sight(stage: Stage, earlier: dict[str, Learner]) -> None:
+def _check_sight(stage: Stage, earlier: dict[str, Learner | Given]) -> None:
     """Who reads the same rows cuts the same tiles into as many patch tokens."""
     readers = [*stage.learners, *([earlier[stage.teacher]] if stage.teacher else [])]
     first = stage.learners[0]

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,20 +14,18 @@ import numpy as np
 from einops import rearrange
 
 from distill import mesh as meshes
-from distill.ceiling import Ceiling
 from distill.checkpoint import Checkpoints
 from distill.data.batch import Batch
 from distill.data.loader import Loader
 from distill.evaluate import Score, evaluate
 from distill.experiment import Experiment, Stage
-from distill.metrics import Metrics
 from distill.progress import Progress
 from distill.retention import check_space, estimate
+from distill.room import Room
 from distill.run import Run
-from distill.state import State, Weights, abstract, create, parts, whole
+from distill.state import State, abstract, parts, whole
 from distill.step import Step
-from distill.teacher import LiveTeacher, Silent, Teacher
-from distill.trained import read_weights
+from distill.teacher import Teacher
 
 PATIENCE = 3
 """consecutive steps without a finite update after which a run stops"""
@@ -36,28 +33,6 @@ PATIENCE = 3
 
 class Interrupted(Exception):
     """The run was asked to stop, saved a checkpoint and stopped."""
-
-
-@dataclass(frozen=True)
-class Room:
-    """What the stages of a run share."""
-
-    experiment: Experiment
-    run: Run
-    metrics: Metrics
-    ceiling: Ceiling
-    stop: threading.Event
-    quiet: bool = False
-
-    def weights(self, stage: Stage, name: str) -> Weights:
-        """The learner `name` as `stage` left it."""
-        return read_weights(self.run, stage.name, name, self.experiment.mesh, step=stage.steps)
-
-    def teacher(self, name: str | None) -> Teacher:
-        """The learner `name` as its stage left it, to listen to; silence for None."""
-        if name is None:
-            return Silent()
-        return LiveTeacher(self.weights(self.experiment.stage_of(name), name), self.experiment.execution)
 
 
 def stage_loader(experiment: Experiment, stage: Stage) -> Loader:
@@ -103,7 +78,7 @@ def _begin(
     """States and the steps already taken: those of the newest whole checkpoint, or newborn ones."""
     if not checkpoints.steps():
         _go_back(room, stage, -1)
-        return tuple(create(learner, stage.steps, mesh, room.experiment.seed) for learner in stage.learners), 0
+        return tuple(room.newborn(learner, stage.steps) for learner in stage.learners), 0
     found = checkpoints.restore({name: parts(state) for name, state in shapes.items()}, data=batches)
     if found.step < stage.steps:  # a finished stage keeps its lines and those of the stages after it
         _go_back(room, stage, found.step)

@@ -59,13 +59,22 @@ def whole(parts: dict[str, PyTree]) -> State:
     return State(weights=parts["weights"], **parts["rest"])
 
 
+def _unbiased(model: Llama4, biased: bool) -> Weights:
+    """Weights whose selection bias, if they have one, is zero."""
+    config = model.config
+    return Weights(model, jnp.zeros((config.periods, config.moe_per_period, config.experts)) if biased else None)
+
+
 def _drawn(config: Config, biased: bool, key: Array) -> Weights:
-    bias = jnp.zeros((config.periods, config.moe_per_period, config.experts)) if biased else None
-    return Weights(Llama4(config, key), bias)
+    return _unbiased(Llama4(config, key), biased)
 
 
 def _born(learner: Learner, steps: int, key: Array) -> State:
-    weights = _drawn(learner.model, learner.router.bias_rate > 0, key)
+    return _begun(learner, steps, Llama4(learner.model, key))
+
+
+def _begun(learner: Learner, steps: int, model: Llama4) -> State:
+    weights = _unbiased(model, learner.router.bias_rate > 0)
     params: Any = weights.model  # a pytree, which is all that optax asks of parameters
     opt = optimizer(learner, steps).init(params)
     return State(step=jnp.zeros((), jnp.int32), weights=weights, opt=opt, skipped=jnp.zeros((), jnp.int32))
@@ -100,3 +109,9 @@ def create(learner: Learner, steps: int, mesh: jax.sharding.Mesh, seed: int) -> 
     quick = {"xla_backend_optimization_level": 0}
     born = jax.jit(lambda key: _born(learner, steps, key), out_shardings=places, compiler_options=quick)
     return born(seed_key(seed, learner.name))
+
+
+def adopt(learner: Learner, steps: int, mesh: jax.sharding.Mesh, model: Llama4) -> State:
+    """The state before the first step of a learner that begins with these weights, which are used up."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract(learner, steps, mesh))
+    return jax.jit(lambda model: _begun(learner, steps, model), out_shardings=places, donate_argnums=0)(model)

@@ -1,0 +1,46 @@
+"""What the stages of a run share, and the models they ask for."""
+
+import threading
+from dataclasses import dataclass
+
+from distill.ceiling import Ceiling
+from distill.experiment import Experiment, Learner, Stage
+from distill.metrics import Metrics
+from distill.run import Run
+from distill.state import State, Weights, adopt, create
+from distill.teacher import LiveTeacher, Silent, Teacher
+from distill.trained import read_weights
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the stages of a run share."""
+
+    experiment: Experiment
+    run: Run
+    metrics: Metrics
+    ceiling: Ceiling
+    stop: threading.Event
+    quiet: bool = False
+
+    def weights(self, stage: Stage, name: str) -> Weights:
+        """The learner `name` as `stage` left it."""
+        return read_weights(self.run, stage.name, name, self.experiment.mesh, step=stage.steps)
+
+    def teacher(self, name: str | None) -> Teacher:
+        """The learner `name` as its stage left it, or the given model, to listen to; silence for None."""
+        experiment = self.experiment
+        if name is None:
+            return Silent()
+        given = experiment.given_of(name)
+        if given is not None:
+            return LiveTeacher(Weights(given.teacher(experiment.mesh), None), experiment.execution)
+        return LiveTeacher(self.weights(experiment.stage_of(name), name), experiment.execution)
+
+    def newborn(self, learner: Learner, steps: int) -> State:
+        """A learner's state before its first step: drawn by the seed, or begun with given weights."""
+        experiment, mesh = self.experiment, self.experiment.mesh.build()
+        given = None if learner.start is None else experiment.given_of(learner.start)
+        if given is None:
+            return create(learner, steps, mesh, experiment.seed)
+        return adopt(learner, steps, mesh, given.start(experiment.mesh))
