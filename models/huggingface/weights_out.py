@@ -88,9 +88,7 @@ def save(
         _write_json(beside / "config.json", compose_config(model.config, main.name, ids))
         _write_json(beside / "generation_config.json", compose_generation(ids))
         if tokenizer is not None:
-            tokenizer.save(beside)
-            if model.config.vision is not None:
-                write_processor(beside, model.config.vision)
+            _write_readers(beside, tokenizer, model)
         for path in copied:
             shutil.copyfile(path, beside / path.name)
         for path in beside.rglob("*"):
@@ -100,6 +98,13 @@ def save(
         _sync(folder.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write_readers(folder: Path, tokenizer: Tokenizer, model: Llama4) -> None:
+    """What makes tokens of text, and tiles of images."""
+    tokenizer.save(folder)
+    if model.config.vision is not None:
+        write_processor(folder, model.config.vision)
 
 
 def _items(model: Llama4, dtype: str | None) -> list[Item]:
