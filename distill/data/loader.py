@@ -56,7 +56,7 @@ class Loader:
     """rows that are shuffled among each other (by a process), so that a batch is not one document"""
     tokenizer: Tokenizer = field(default_factory=Bytes)
     documents: int | None = None
-    """train on the first so many documents alone; None: on all"""
+    """train on so many documents alone, drawn by the seed; None: on all"""
     images: int = 1
     """images of a row, at most"""
     vision: Vision | None = None
@@ -84,8 +84,11 @@ class Loader:
 
         rows = self._share(process, processes)
         documents = self._documents(source, "train", (self.length + 1) * processes)
-        chosen = grain.MapDataset.source(documents)[: self.documents]
-        ordered = chosen.seed(self.seed).shuffle().repeat()[process::processes]
+        if self.documents is not None:
+            # Not a slice of a shuffled grain dataset: that draws others in every epoch.
+            order = np.random.default_rng(self.seed).permutation(len(documents))
+            documents = Drawn(documents, order[: self.documents])
+        ordered = grain.MapDataset.source(documents).seed(self.seed).shuffle().repeat()[process::processes]
         if "images" in documents[0]:
             shuffled = self._read(ordered.map(self._row))
         else:
@@ -167,6 +170,20 @@ class Loader:
 
     def _batch(self, rows: dict[str, np.ndarray]) -> Batch:
         return Batch.of_rows(rows, self.tokenizer.pad)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Some of the documents of a source."""
+
+    documents: Documents
+    places: Int[np.ndarray, "n"]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Document:
+        return self.documents[int(self.places[index])]
 
 
 def _groups(rows: Iterator[dict], size: int) -> Iterator[list[dict]]:

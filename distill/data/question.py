@@ -28,8 +28,8 @@ class Reader:
         patch = self.tokenizer.special("patch")
         if self.vision.patch_token != patch or self.vision.channels != 3:
             raise ValueError(
-                f"vision has patch_token {self.vision.patch_token} and {self.vision.channels} channels; the tokenizer's "
-                f"patch is {patch} and images are red, green and blue: set model.vision to match"
+                f"vision has patch_token {self.vision.patch_token} and {self.vision.channels} channels; "
+                f"the tokenizer's patch is {patch} and images are red, green and blue: set model.vision to match"
             )
 
     def tokenise(self, document: Document) -> dict[str, Shaped[np.ndarray, "..."]]:

@@ -18,6 +18,7 @@ from distill.data.question import Reader
 from distill.evaluate import evaluate
 from distill.experiment import Experiment
 from distill.launch import run_experiment
+from distill.metrics import Metrics
 from distill.optim import decayed, muon_dimensions
 from distill.state import abstract
 from distill.step import Step
@@ -120,9 +121,11 @@ def test_an_epoch_shows_every_document_once():
     assert sorted(answers - 65) == list(range(12))
 
 
-def test_training_on_the_first_documents_alone_never_shows_another():
-    answers = np.concatenate([batch.labels[:, 5] for batch in batches(4, documents=5)])
-    assert set(answers - 65) == set(range(5))
+def test_training_on_few_documents_shows_no_other_and_the_seed_draws_them():
+    drawn = [np.concatenate([batch.labels[:, 5] for batch in batches(5, documents=5, seed=seed)]) for seed in (0, 0, 1)]
+    assert len(set(drawn[0])) == 5
+    assert sorted(drawn[0]) == sorted([*set(drawn[0])] * 4)
+    assert set(drawn[0]) == set(drawn[1]) != set(drawn[2])
 
 
 def test_batches_of_images_go_on_where_they_were():
@@ -298,14 +301,14 @@ def small(**changes):
 
 def test_a_run_on_images_that_is_stopped_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
     run_experiment(small(), tmp_path / "whole", quiet=True)
-    written = loop.Metrics.write
+    written = Metrics.write
 
     def ask(self, stage, step, **values):
         written(self, stage, step, **values)
         if (stage, step) == ("distil", 3):
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(loop.Metrics, "write", ask)
+    monkeypatch.setattr(Metrics, "write", ask)
     with pytest.raises(loop.Interrupted, match="stopped in stage distil after step 3 of 4"):
         run_experiment(small(), tmp_path / "cut", quiet=True)
     monkeypatch.undo()
