@@ -76,9 +76,11 @@ def compose_config(config: Config, dtype: str, ids: Ids) -> dict[str, Any]:
     }
 
 
-def compose_generation(ids: Ids) -> dict[str, Any]:
+def compose_generation(config: Config, ids: Ids) -> dict[str, Any]:
     """generation_config.json: where a text begins and ends; greedy unless the caller says otherwise."""
     return {
+        # vLLM takes this from here alone, whatever config.json says; below 32K tokens it is otherwise off.
+        "attn_temperature_tuning": config.tempering is not None,
         "bos_token_id": ids.begin,
         "eos_token_id": ids.end,
         "pad_token_id": ids.pad,

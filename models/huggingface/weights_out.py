@@ -86,7 +86,7 @@ def save(
         _write_weights(beside, items, shard_bytes, progress)
         main = max({item.dtype for item in items}, key=lambda one: sum(i.bytes for i in items if i.dtype == one))
         _write_json(beside / "config.json", compose_config(model.config, main.name, ids))
-        _write_json(beside / "generation_config.json", compose_generation(ids))
+        _write_json(beside / "generation_config.json", compose_generation(model.config, ids))
         if tokenizer is not None:
             _write_readers(beside, tokenizer, model)
         for path in copied:

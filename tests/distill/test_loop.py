@@ -87,16 +87,16 @@ def test_a_finished_run_is_not_trained_again(finished, text):
 
 def test_a_run_asked_to_stop_goes_on_to_the_same_numbers(finished, text, tmp_path, monkeypatch):
     whole, _ = finished
-    from distill import loop
+    from distill.metrics import Metrics
 
-    written = loop.Metrics.write
+    written = Metrics.write
 
     def ask(self, stage, step, **values):
         written(self, stage, step, **values)
         if (stage, step) == ("distil", 3):
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(loop.Metrics, "write", ask)
+    monkeypatch.setattr(Metrics, "write", ask)
     with pytest.raises(Interrupted, match="stopped in stage distil after step 3 of 4"):
         run_experiment(small(text), tmp_path / "run", quiet=True)
     monkeypatch.undo()
@@ -132,9 +132,9 @@ def test_a_stage_that_goes_back_takes_the_later_ones_with_it(finished, text, tmp
 
 def test_whoever_is_asked_to_stop_in_the_last_step_is_not_evaluated(finished, text, tmp_path, monkeypatch):
     whole, results = finished
-    from distill import loop
+    from distill.metrics import Metrics
 
-    written = loop.Metrics.write
+    written = Metrics.write
 
     def ask(self, stage, step, **values):
         written(self, stage, step, **values)
@@ -143,7 +143,7 @@ def test_whoever_is_asked_to_stop_in_the_last_step_is_not_evaluated(finished, te
 
     shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "alone" / "4")
-    monkeypatch.setattr(loop.Metrics, "write", ask)
+    monkeypatch.setattr(Metrics, "write", ask)
     with pytest.raises(Interrupted, match="stopped before the evaluation of stage teach"):
         run_experiment(small(text), tmp_path / "run", quiet=True)
     monkeypatch.undo()

@@ -170,7 +170,13 @@ def test_ids_that_are_none_are_left_out(tmp_path):
     write = (tmp_path / "config.json").write_text
     write(json.dumps({"bos_token_id": "1", "eos_token_id": [1, "2"], "text_config": 5, "boi_token_index": 3}))
     assert huggingface.Ids.read(tmp_path) == huggingface.Ids(image_start=3)
-    assert compose_generation(huggingface.Ids())["eos_token_id"] is None
+    assert compose_generation(SCOUT, huggingface.Ids())["eos_token_id"] is None
+
+
+def test_tempering_is_said_to_vllm_where_it_looks_for_it():
+    for config in (SCOUT, replace(SCOUT, tempering=None)):
+        said = compose_generation(config, huggingface.Ids())["attn_temperature_tuning"]
+        assert said is (config.tempering is not None)
 
 
 def test_what_is_there_is_not_overwritten(tmp_path):
