@@ -12,8 +12,8 @@ from models.layers import contract
 
 BLOCK = 512
 """columns of a block of queries or keys"""
-LONG = 4 * BLOCK
-"""columns of a row that is taken by blocks; a shorter one is as fast, and simpler, in one piece"""
+LONG = BLOCK
+"""longer rows are taken by blocks; on a CPU that is much faster, too (`benchmarks/long_context.py`)"""
 NEVER = jnp.finfo(jnp.float32).min
 """below every score, and finite: infinity minus infinity would be no number"""
 
