@@ -79,6 +79,10 @@ class Work:
 TEACHER = Size(vocab=8192, width=512, layers=8, heads=8, kv_heads=4, head_dim=64, ffn=1536)
 STUDENT = Size(vocab=8192, width=256, layers=4, heads=4, kv_heads=2, head_dim=64, ffn=768)
 MIXTURE = Size(vocab=8192, width=256, layers=4, heads=4, kv_heads=2, head_dim=64, ffn=512, experts=16)
+PICO = Size(vocab=272, width=64, layers=4, heads=4, kv_heads=2, head_dim=16, ffn=104, experts=16)
+DENSE_20M = Size(vocab=8192, width=384, layers=8, heads=6, kv_heads=3, head_dim=64, ffn=1152)
+MIXTURE_20M = Size(vocab=8192, width=256, layers=4, heads=4, kv_heads=2, head_dim=64, ffn=512, experts=8)
+DECODED = {"pico": PICO, "dense": DENSE_20M, "mixture": MIXTURE_20M}
 DENSE_STEP = Work(teacher=TEACHER, student=STUDENT)
 MIXTURE_STEP = Work(teacher=TEACHER, student=MIXTURE)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.sides import BARS, CEILING, FLOORS, QUIET, SIDES, Side, chosen
+from benchmarks.sides import BARS, CEILING, FLOORS, QUIET, SIDES, Bar, Side, chosen
 from benchmarks.sizes import DENSE_STEP
 from benchmarks.worker import Took, Worker
 
@@ -67,14 +67,19 @@ class Row:
         self.quiet.append(quiet)
 
 
-def start(said: argparse.Namespace, logs: Path) -> list[Row]:
-    """Starts every side asked for and runs its first steps, which compile and fill caches."""
-    environment = {
-        "OMP_NUM_THREADS": str(said.threads),
+def surroundings(threads: int) -> dict[str, str]:
+    """The environment of every side: its threads, large pages, no accelerator."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }
+
+
+def start(said: argparse.Namespace, logs: Path) -> list[Row]:
+    """Starts every side asked for and runs its first steps, which compile and fill caches."""
+    environment = surroundings(said.threads)
     shape = [f"--{name}={getattr(said, name)}" for name in ("vocab", "batch", "length", "threads")]
     rows = []
     for number, side in enumerate(chosen(said.only)):
@@ -87,7 +92,7 @@ def start(said: argparse.Namespace, logs: Path) -> list[Row]:
     return rows
 
 
-def compare(rows: list[Row]) -> list[dict]:
+def compare(rows: list[Row], bars: tuple[Bar, ...] = BARS) -> list[dict]:
     """The ratio of each bar whose two sides ran: its median and quartiles over the rounds quiet for both.
 
     Where fewer than half of the rounds were, and fewer than two, there is no ratio: a side whose threads wait for each
@@ -95,7 +100,7 @@ def compare(rows: list[Row]) -> list[dict]:
     """
     by_name = {row.side.name: row for row in rows}
     out = []
-    for bar in BARS:
+    for bar in bars:
         if bar.ours not in by_name or bar.theirs not in by_name:
             continue
         ours, theirs = by_name[bar.ours], by_name[bar.theirs]
