@@ -17,6 +17,8 @@ from models.dispatch import Dense
 from models.llama4 import Execution, Llama4
 from models.quantize import Recipe, contracted, dequantize, is_param, main, quantize, size, weigh_tree
 from models.quantized import Quantized, round_to
+from models.request import Request
+from models.sampler import Sampler
 from models.tower import VISION
 
 # One dense and one MoE layer, twice; no two sizes alike.
@@ -160,6 +162,15 @@ def test_a_teacher_may_be_quantised(small):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), said, whole)
 
 
+def test_a_quantised_model_samples_as_the_floats_it_stands_for(small):
+    sampler = Sampler(slots=2, capacity=16, piece=4, stride=4, seed=3)
+    requests = [Request(prompt=i, sample=0, tokens=np.asarray(tokens())[i], limit=6) for i in range(2)]
+    found, wanted = (
+        {one.prompt: one.tokens.tolist() for one in sampler(each, requests)} for each in (small, dequantize(small))
+    )
+    assert found == wanted and len(found[0]) == 6
+
+
 def test_values_and_scales_are_cut_over_a_mesh_like_the_weight(small):
     mesh = Mesh(fsdp=2).build()
     placed = jax.device_put(small, shardings(mesh, small))
@@ -178,7 +189,6 @@ def test_a_model_is_not_quantised_twice(small):
     ("fields", "message"),
     [
         ({"bits": 3}, "Recipe.bits is 3; a weight is quantised to 8 or 4 bits"),
-        ({"bits": None}, "Recipe.bits is None; a weight is quantised to 8 or 4 bits"),
         ({"head": 16}, "Recipe.head is 16; a weight is quantised to 8 or 4 bits"),
         ({"group": 0}, "Recipe.group is 0; a scale is shared by at least 1 weight"),
     ],
