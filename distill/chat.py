@@ -15,10 +15,9 @@ import logging
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from distill.reply import Speaker
 from distill.run import Run, load_run
 from distill.state import Weights
 from distill.trained import load_weights
@@ -27,6 +26,8 @@ from models.bpe import open_tokenizer
 from models.images import TILES, Tiled, read_image, split
 from models.llama4 import Execution
 from models.prompt import Message
+from models.request import Request
+from models.sampler import Sampler
 from models.sampling import Sampling
 from models.tokenizer import Bytes, Tokenizer
 
@@ -80,11 +81,40 @@ def open_partner(path: Path, names: Sequence[str], tokenizer: str | None, dtype:
     return Partner(Weights(huggingface.load(path, dtype), None), asked or open_tokenizer(path))
 
 
+@dataclass(frozen=True)
+class Speaker:
+    """How replies are drawn, and of how many tokens at most. The same weights, prompt and seed give the same reply."""
+
+    sampler: Sampler
+    limit: int
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise ValueError(f"--limit is {self.limit}; a reply needs at least 1 token")
+
+    def __call__(self, weights: Weights, asked: prompt.Prompt) -> Iterator[int]:
+        """The tokens of a reply, each as soon as it is drawn: to the limit, or as far as there are positions.
+
+        Raises:
+          ValueError: the prompt leaves no room for a reply.
+        """
+        count, most = len(asked.tokens), weights.model.config.max_positions
+        if count >= most:
+            raise ValueError(
+                f"the conversation has {count} tokens and the model {most} positions: no room for a reply; begin anew"
+            )
+        limit = min(self.limit, most - count)
+        request = Request(prompt=0, sample=0, tokens=asked.tokens, limit=limit, images=asked.images)
+        # Few shapes are compiled, however long prompts are.
+        capacity = min(1 << (count + limit - 1).bit_length(), most)
+        yield from replace(self.sampler, capacity=capacity).stream(weights.model, request, weights.bias)
+
+
 def say(partner: Partner, speaker: Speaker, asked: prompt.Prompt) -> Iterator[str]:
     """A reply as text, piece by piece, without the token that ends it; control characters cannot reach a terminal."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for token in speaker(partner.weights, asked):
-        if token not in speaker.stop:
+        if token not in speaker.sampler.stop:
             yield _visible(decoder.decode(partner.tokenizer.raw([token])))
     yield _visible(decoder.decode(b"", final=True))
 
@@ -134,10 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         partner = open_partner(options.path, names, options.tokenizer, options.dtype)
         images = [partner.look(path, options.tiles) for path in options.image]
         sampling = Sampling(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
-        speaker = Speaker(
-            sampling=sampling, limit=options.limit, stop=prompt.stops(partner.tokenizer), seed=options.seed,
+        sampler = Sampler(
+            slots=1, stride=1, sampling=sampling, stop=prompt.stops(partner.tokenizer), seed=options.seed,
             execution=Execution(dtype=options.dtype),
         )  # fmt: skip
+        speaker = Speaker(sampler, options.limit)
         if options.complete:
             asked = prompt.text(partner.tokenizer, (*images, question or ""), partner.patches)
             show(say(partner, speaker, asked))

@@ -22,6 +22,9 @@ from models.request import Completion, Request
 from models.sampling import Sampling
 from models.slots import Slots
 
+Weights = tuple[Llama4, Float[Array, "p m e"] | None]
+"""a model and the bias of its routers"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
@@ -60,14 +63,16 @@ class Sampler:
         """Slots that are refilled together: a divisor of all, an eighth of them or less."""
         return max(n for n in range(1, max(1, self.slots // 8) + 1) if self.slots % n == 0)
 
-    def __call__(self, model: Llama4, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Completions as they end; requests are taken as slots become free.
+    def __call__(
+        self, model: Llama4, requests: Iterable[Request], bias: Float[Array, "p m e"] | None = None
+    ) -> Iterator[Completion]:
+        """Completions as they end; requests are taken as slots become free. `bias` is as for the model.
 
         Raises:
             ValueError: a request does not fit (see `Request.check`), or the capacity is beyond max_positions.
         """
         said: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
-        for slot, request, tokens, logprobs, done in self._run(model, requests):
+        for slot, request, tokens, logprobs, done in self._run(model, requests, bias):
             said.setdefault(slot, []).append((tokens, logprobs))
             if done:
                 tokens, logprobs = map(np.concatenate, zip(*said.pop(slot), strict=True))
@@ -76,18 +81,24 @@ class Sampler:
                     stopped=int(tokens[-1]) in self.stop,
                 )  # fmt: skip
 
-    def stream(self, model: Llama4, request: Request) -> Iterator[int]:
-        """The tokens of one completion, as soon as they are drawn: for someone who reads along. Use few slots."""
-        for _, _, tokens, _, _ in self._run(model, [request]):
+    def stream(self, model: Llama4, request: Request, bias: Float[Array, "p m e"] | None = None) -> Iterator[int]:
+        """The tokens of one completion, `stride` at a time, for someone who reads along: with one slot it goes fastest.
+
+        Raises:
+            ValueError: as when it is called.
+        """
+        for _, _, tokens, _, _ in self._run(model, [request], bias):
             yield from map(int, tokens)
 
     def _run(
-        self, model: Llama4, requests: Iterable[Request]
+        self, model: Llama4, requests: Iterable[Request], bias: Float[Array, "p m e"] | None
     ) -> Iterator[tuple[int, Request, np.ndarray, np.ndarray, bool]]:
         """What each slot drew since the host last looked: slot, request, tokens, log-probabilities, and if it ended."""
         config, waiting, more = model.config, iter(requests), True
-        weights = _write_out(model) if self.execution.unroll >= config.periods > 1 else model
-        state = _start(weights.config, self.slots, self.capacity, self.execution.dtype)
+        weights = model, bias
+        if self.execution.unroll >= config.periods > 1:
+            weights = _write_out(model, bias)
+        state = _start(weights[0].config, self.slots, self.capacity, self.execution.dtype)
         held: dict[int, Request] = {}
         while True:
             while more and self.slots - len(held) >= self.refill:
@@ -109,7 +120,7 @@ class Sampler:
                 if done:
                     del held[slot]
 
-    def _admit(self, model: Llama4, state: Slots, free: list[int], group: list[Request]) -> Slots:
+    def _admit(self, weights: Weights, state: Slots, free: list[int], group: list[Request]) -> Slots:
         """Puts up to `refill` requests into free slots; the rows of this batch that have none go nowhere."""
         tokens = np.zeros((self.refill, -(-self.capacity // self.piece) * self.piece), np.int32)
         numbers = np.zeros((5, self.refill), np.int32)
@@ -117,7 +128,7 @@ class Sampler:
         for row, (slot, request) in enumerate(zip(free, group, strict=True)):
             tokens[row, : len(request.tokens)] = request.tokens
             numbers[:, row] = slot, len(request.tokens), request.prompt, request.sample, request.limit
-        return _read(self, model, state, tokens, numbers, _stack([request.images for request in group], self.refill))
+        return _read(self, weights, state, tokens, numbers, _stack([request.images for request in group], self.refill))
 
     def _steady(self) -> Execution:
         dispatch = steady() if self.execution.dispatch is None else self.execution.dispatch
@@ -150,7 +161,7 @@ _start = jax.jit(Slots.create, static_argnums=(0, 1, 2, 3))
 
 
 @jax.jit
-def _write_out(model: Llama4) -> Llama4:
+def _write_out(model: Llama4, bias: Float[Array, "p m e"] | None) -> tuple[Llama4, Float[Array, "1 l e"] | None]:
     """The same model as one period of all its layers, so that nothing has to be sliced out of a stack."""
     config, stacked = model.config, model.periods.blocks
     blocks = [
@@ -158,20 +169,20 @@ def _write_out(model: Llama4) -> Llama4:
     ]
     model.config = replace(config, pattern=config.pattern * config.periods)
     model.periods.pattern, model.periods.blocks = model.config.pattern, nnx.List(blocks)
-    return model
+    return model, None if bias is None else rearrange(bias, "p m e -> 1 (p m) e")
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _read(
     sampler: Sampler,
-    model: Llama4,
+    weights: Weights,
     state: Slots,
     tokens: Int[Array, "b n"],
     numbers: Int[Array, "5 b"],
     images: Float[Array, "b i c y x"] | None,
 ) -> Slots:
     """Reads prompts, piece by piece, and puts them into slots; numbers are slot, length, prompt, sample and limit."""
-    slots, lengths, prompts, samples, limits = numbers
+    (model, bias), (slots, lengths, prompts, samples, limits) = weights, numbers
     execution, (rows, n) = sampler._steady(), tokens.shape
     cache = Cache.create(model.config, rows, sampler.capacity, execution.dtype)
     # An image may lie across pieces, so with images all is looked up at once.
@@ -185,7 +196,7 @@ def _read(
         counts = jnp.clip(lengths - i * sampler.piece, 0, sampler.piece)
         layout = cache.place(counts, sampler.piece)
         x = model.read(cut(tokens, i), layout, execution) if whole is None else cut(whole, i)
-        hidden, cache, _ = extend(model, x, layout, cache, execution=execution)
+        hidden, cache, _ = extend(model, x, layout, cache, bias, execution)
         end = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]
         return cache, jnp.where(counts[:, None] > 0, end, last)
 
@@ -206,13 +217,13 @@ def _read(
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _decode(
-    sampler: Sampler, model: Llama4, state: Slots, enough: Int[Array, ""]
+    sampler: Sampler, weights: Weights, state: Slots, enough: Int[Array, ""]
 ) -> tuple[Slots, tuple[Int[Array, "t b"], Float[Array, "t b"], Bool[Array, "t b"], Bool[Array, " b"]]]:
     """Draws a token in every slot alive, up to `stride` times, as long as more than `enough` slots are alive.
 
     Returns tokens, log-probabilities, which of them are there, and which slots go on.
     """
-    execution, stop = sampler._steady(), jnp.asarray(sampler.stop, jnp.int32)
+    (model, bias), execution, stop = weights, sampler._steady(), jnp.asarray(sampler.stop, jnp.int32)
     shape = (sampler.stride, sampler.slots)
     out = jnp.zeros(shape, jnp.int32), jnp.zeros(shape), jnp.zeros(shape, bool)
 
@@ -228,7 +239,7 @@ def _decode(
         alive = state.alive & ~stopped & (state.drawn + 1 < state.limits)
         layout = state.cache.place(alive.astype(jnp.int32), 1)
         x = model.read(rearrange(tokens, "b -> b 1"), layout, execution)
-        hidden, cache, _ = extend(model, x, layout, state.cache, execution=execution)
+        hidden, cache, _ = extend(model, x, layout, state.cache, bias, execution)
         logits = model.logits(hidden)[:, 0]
         return i + 1, replace(state, cache=cache, logits=logits, drawn=state.drawn + 1, alive=alive), out
 

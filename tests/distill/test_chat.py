@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distill.chat import Partner, main, say, show
-from distill.reply import Speaker
+from distill.chat import Partner, Speaker, main, say, show
 from distill.state import Weights
 from models import huggingface, prompt
 from models.images import split
 from models.llama4 import Llama4
 from models.prompt import Message, Prompt
+from models.sampler import Sampler
 from models.sampling import Sampling
 from models.tokenizer import Bytes
 from models.tower import VISION_PICO
@@ -53,6 +53,10 @@ def silence(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
 
 
+def speaker(limit=20, **chosen):
+    return Speaker(Sampler(slots=1, stride=1, **chosen), limit)
+
+
 def likeliest(weights, asked: Prompt, count: int) -> list[int]:
     """Greedy tokens by the whole forward pass, on rows of one length, each padded behind."""
     images = None if asked.images is None else jnp.asarray(asked.images)[None]
@@ -76,49 +80,49 @@ def seen():
 
 @pytest.mark.parametrize("asked", [prompt.text(BYTES, "once upon"), seen()], ids=["text", "image"])
 def test_a_reply_is_what_the_forward_pass_finds_likeliest(weights, asked):
-    speaker = Speaker(sampling=GREEDY, limit=20)
-    assert list(speaker(weights, asked)) == likeliest(weights, asked, 20)
+    greedy = speaker(sampling=GREEDY)
+    assert list(greedy(weights, asked)) == likeliest(weights, asked, 20)
 
 
 def test_the_image_is_seen(weights):
     asked = seen()
     other = Prompt(asked.tokens, -asked.images)
-    speaker = Speaker(sampling=GREEDY, limit=20)
-    assert list(speaker(weights, asked)) != list(speaker(weights, other))
+    greedy = speaker(sampling=GREEDY)
+    assert list(greedy(weights, asked)) != list(greedy(weights, other))
 
 
 def test_a_reply_ends_with_a_stop_token(weights):
     asked = prompt.text(BYTES, "once upon")
-    free = list(Speaker(sampling=GREEDY, limit=20)(weights, asked))
+    free = list(speaker(sampling=GREEDY)(weights, asked))
     stop = free[7]
-    assert list(Speaker(sampling=GREEDY, limit=20, stop=(stop,))(weights, asked)) == free[: free.index(stop) + 1]
+    assert list(speaker(sampling=GREEDY, stop=(stop,))(weights, asked)) == free[: free.index(stop) + 1]
 
 
 def test_the_seed_is_all_of_chance(weights):
     asked = prompt.text(BYTES, "once upon")
-    first, again, other = (list(Speaker(limit=20, seed=seed)(weights, asked)) for seed in (0, 0, 1))
+    first, again, other = (list(speaker(seed=seed)(weights, asked)) for seed in (0, 0, 1))
     assert first == again != other
 
 
 def test_a_reply_ends_where_positions_end(weights):
     asked = prompt.text(BYTES, "a" * 120)
-    assert len(list(Speaker(limit=50)(weights, asked))) == 128 - 121
+    assert len(list(speaker(limit=50)(weights, asked))) == 128 - 121
 
 
 def test_a_conversation_without_room_for_a_reply_is_refused(weights):
     with pytest.raises(ValueError, match="has 128 tokens and the model 128 positions: no room for a reply; begin anew"):
-        next(Speaker()(weights, prompt.text(BYTES, "a" * 127)))
+        next(speaker()(weights, prompt.text(BYTES, "a" * 127)))
 
 
 def test_a_reply_of_no_tokens_is_refused():
     with pytest.raises(ValueError, match="--limit is 0; a reply needs at least 1 token"):
-        Speaker(limit=0)
+        speaker(limit=0)
 
 
 def test_characters_come_whole_and_cannot_rule_the_terminal(weights, monkeypatch):
     tokens = [*"é\n\x1b[2J".encode(), 0xE2, BYTES.end]
     monkeypatch.setattr(Speaker, "__call__", lambda *_: iter(tokens))
-    pieces = list(say(Partner(weights, BYTES), Speaker(stop=(BYTES.end,)), prompt.text(BYTES, "")))
+    pieces = list(say(Partner(weights, BYTES), speaker(stop=(BYTES.end,)), prompt.text(BYTES, "")))
     assert "".join(pieces) == "é\n\ufffd[2J\ufffd"
     assert pieces[:2] == ["", "é"]
 
@@ -127,8 +131,8 @@ def test_a_question_on_the_command_line_is_answered(folder, weights, capsys):
     main([str(folder), "hi", "--system", "Be brief", "--temperature", "0", "--limit", "9"])
     asked = prompt.chat(BYTES, [Message("system", "Be brief"), Message("user", "hi")])
     free = Weights(weights.model, None)
-    speaker = Speaker(sampling=GREEDY, limit=9, stop=prompt.stops(BYTES))
-    assert capsys.readouterr().out == "".join(say(Partner(free, BYTES), speaker, asked)) + "\n"
+    greedy = speaker(sampling=GREEDY, limit=9, stop=prompt.stops(BYTES))
+    assert capsys.readouterr().out == "".join(say(Partner(free, BYTES), greedy, asked)) + "\n"
 
 
 def test_a_question_may_come_from_a_pipe(folder, capsys, monkeypatch):

@@ -194,6 +194,18 @@ def test_greedy_completions_are_those_of_transformers(unroll):
         np.testing.assert_array_equal(each.tokens, expected["gen.tokens"][each.prompt])
 
 
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_the_bias_of_routers_chooses_experts_while_decoding(unroll):
+    bias = 3 * jax.random.normal(jax.random.key(2), (TOY.periods, 2, TOY.experts))
+    sampler = replace(SAMPLER, slots=1, sampling=Sampling(temperature=0.0), execution=Execution(unroll=unroll))
+    request = _request(4, length=7, limit=12)
+    (found,) = sampler(_toy(), [request], bias)
+    whole = np.concatenate([request.tokens, found.tokens])
+    logits = jax.jit(lambda model, row: model.logits(model(row, None, bias)[0]))(_toy(), jnp.asarray(whole[None]))
+    np.testing.assert_array_equal(found.tokens, logits[0, 6:-1].argmax(-1))
+    assert found.tokens.tolist() != list(sampler.stream(_toy(), request))
+
+
 def test_prompts_may_have_images():
     model, expected = _fixture("mm_tiny")
     vision = model.config.vision
