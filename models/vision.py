@@ -158,7 +158,8 @@ def zeros(shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
 
 def gelu(x: Float[Array, "b n f"]) -> Float[Array, "b n f"]:
     """The exact GELU, by the error function (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
-    return jax.nn.gelu(x, approximate=False)
+    # jax.nn.gelu goes by erfc, which takes XLA:CPU more than twice as long.
+    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
 def turn(vision: Vision) -> Rotation:
