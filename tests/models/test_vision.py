@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from einops import rearrange
-from safetensors.numpy import load_file
 
-from models.config import SCOUT_PICO, RopeScaling, Tempering, Vision, tiny
+from models import huggingface
+from models.config import SCOUT_PICO, Vision, tiny
+from models.huggingface.names import parameter_name, places
 from models.layout import Layout
 from models.llama4 import Execution, Llama4
 from models.moe import Dense
@@ -20,104 +21,11 @@ from models.vision import VisionEncoder, check_images, fuse
 
 FOLDER = Path(__file__).parents[1] / "data" / "llama4" / "mm_tiny"
 PLAIN = Execution(dispatch=Dense())
-BLOCK = {
-    "attention_norm.scale": ("w -> w", "input_layernorm.weight"),
-    "attention_norm.bias": ("w -> w", "input_layernorm.bias"),
-    "attention.q": ("(h c) w -> w h c", "self_attn.q_proj.weight"),
-    "attention.k": ("(h c) w -> w h c", "self_attn.k_proj.weight"),
-    "attention.v": ("(h c) w -> w h c", "self_attn.v_proj.weight"),
-    "attention.q_bias": ("(h c) -> h c", "self_attn.q_proj.bias"),
-    "attention.k_bias": ("(h c) -> h c", "self_attn.k_proj.bias"),
-    "attention.v_bias": ("(h c) -> h c", "self_attn.v_proj.bias"),
-    "attention.o": ("w (h c) -> h c w", "self_attn.o_proj.weight"),
-    "attention.o_bias": ("w -> w", "self_attn.o_proj.bias"),
-    "feed_forward_norm.scale": ("w -> w", "post_attention_layernorm.weight"),
-    "feed_forward_norm.bias": ("w -> w", "post_attention_layernorm.bias"),
-    "up": ("f w -> w f", "mlp.fc1.weight"),
-    "up_bias": ("f -> f", "mlp.fc1.bias"),
-    "down": ("w f -> f w", "mlp.fc2.weight"),
-    "down_bias": ("w -> w", "mlp.fc2.bias"),
-}
-TOWER = {
-    "patch": ("w i -> i w", "vision_model.patch_embedding.linear.weight"),
-    "class_token": ("w -> w", "vision_model.class_embedding"),
-    "position": ("n w -> n w", "vision_model.positional_embedding_vlm"),
-    "norm_before.scale": ("w -> w", "vision_model.layernorm_pre.weight"),
-    "norm_before.bias": ("w -> w", "vision_model.layernorm_pre.bias"),
-    "norm_after.scale": ("w -> w", "vision_model.layernorm_post.weight"),
-    "norm_after.bias": ("w -> w", "vision_model.layernorm_post.bias"),
-    "adapter_up": ("a s -> s a", "vision_model.vision_adapter.mlp.fc1.weight"),
-    "adapter_down": ("a s -> s a", "vision_model.vision_adapter.mlp.fc2.weight"),
-    "projector": ("d a -> a d", "multi_modal_projector.linear_1.weight"),
-}
-
-
-TEXT = {
-    "embed": ("v d -> v d", "model.embed_tokens.weight"),
-    "norm.scale": ("d -> d", "model.norm.weight"),
-    "head": ("v d -> d v", "lm_head.weight"),
-}
-SHARED = "feed_forward.shared_expert."
-LAYER = {
-    "attention_norm.scale": ("d -> d", "input_layernorm.weight"),
-    "attention.q": ("(h c) d -> d h c", "self_attn.q_proj.weight"),
-    "attention.k": ("(k c) d -> d k c", "self_attn.k_proj.weight"),
-    "attention.v": ("(k c) d -> d k c", "self_attn.v_proj.weight"),
-    "attention.o": ("d (h c) -> h c d", "self_attn.o_proj.weight"),
-    "feed_forward_norm.scale": ("d -> d", "post_attention_layernorm.weight"),
-    "feed_forward.router": ("e d -> d e", "feed_forward.router.weight"),
-    "feed_forward.experts.gate_up": ("e d (z f) -> e d z f", "feed_forward.experts.gate_up_proj"),
-    "feed_forward.experts.down": ("e f d -> e f d", "feed_forward.experts.down_proj"),
-    "feed_forward.shared.gate_up": ("z f d -> d z f", SHARED + "gate_proj.weight", SHARED + "up_proj.weight"),
-    "feed_forward.shared.down": ("d f -> f d", SHARED + "down_proj.weight"),
-}
-
-
-def origins(name, config):
-    """How a parameter is made, and of which tensors: for each of the layers that its leading axis stacks, or once."""
-    if name.startswith("vision.blocks."):
-        pattern, tensor = BLOCK[name.removeprefix("vision.blocks.")]
-        return pattern, [[f"vision_model.model.layers.{i}.{tensor}"] for i in range(config.vision.layers)]
-    if name.startswith("vision."):
-        pattern, tensor = TOWER[name.removeprefix("vision.")]
-        return pattern, [[tensor]]
-    if name.startswith("periods.blocks."):
-        layer, rest = name.removeprefix("periods.blocks.").split(".", 1)
-        pattern, *tensors = LAYER[rest]
-        return pattern, [[f"language_model.model.layers.{layer}.{tensor}" for tensor in tensors]]
-    pattern, tensor = TEXT[name]
-    return pattern, [["language_model." + tensor]]
-
-
-def assemble(tensors, pattern, groups, leaf):
-    letters = pattern.split(" -> ")[1].split()
-    sizes = dict(zip(letters, leaf.shape[leaf.ndim - len(letters) :], strict=True))
-    parts = [tensors[group[0]] if len(group) == 1 else np.stack([tensors[name] for name in group]) for group in groups]
-    made = [rearrange(part, pattern, **sizes) for part in parts]
-    return jnp.asarray(np.stack(made) if leaf.ndim > len(letters) else made[0])
-
-
-def dotted(path):
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
 
 
 @cache
 def _model():
-    vision = Vision(
-        width=32, layers=3, heads=4, hidden=128, image=16, patch=4, output=48, rope_theta=10000.0, patch_token=150
-    )
-    config = replace(
-        SCOUT_PICO, vocab=160, heads=4, kv_heads=2, expert_width=48, dense_width=112, experts=4, chunk=8,
-        rope_theta=500000.0, rope_scaling=RopeScaling(factor=16.0, low=1.0, high=1.0, original=32),
-        tempering=Tempering(floor=4, scale=0.1), max_positions=256, vision=vision,
-    )  # fmt: skip
-    tensors = load_file(FOLDER / "model.safetensors")
-    empty = jax.eval_shape(lambda: Llama4(config, jax.random.key(0)))
-
-    def fill(path, leaf):
-        return assemble(tensors, *origins(dotted(path), config), leaf)
-
-    return jax.tree_util.tree_map_with_path(fill, empty)
+    return huggingface.load(FOLDER)
 
 
 @cache
@@ -175,16 +83,12 @@ def _gradient():
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - gold)
 
     value, slope = jax.jit(jax.value_and_grad(loss))(_model())
+    leaves = {parameter_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(slope)[0]}
     named = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(slope)[0]:
-        pattern, groups = origins(dotted(path), _model().config)
-        source, target = pattern.split(" -> ")
-        stacked = leaf.ndim > len(target.split())
-        for names, each in zip(groups, leaf if stacked else [leaf], strict=True):
-            array = rearrange(
-                np.asarray(each), f"{target} -> {source}", **dict(zip(target.split(), each.shape, strict=True))
-            )
-            named |= dict(zip(names, array if len(names) > 1 else [array], strict=True))
+    for tensor, place in places(_model().config).items():
+        block = leaves[place.parameter][tuple(map(slice, place.start, np.add(place.start, place.block)))]
+        part = block[0] if block.ndim > place.axes else block
+        named[tensor] = rearrange(np.asarray(part), place.back, **place.sizes)
     return value, named
 
 
