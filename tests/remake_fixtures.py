@@ -18,31 +18,39 @@ DATA = Path(__file__).parent / "data" / "llama4"
 def remake(folder: Path) -> dict[str, np.ndarray]:
     """The arrays that transformers gives in float32 with eager attention, the reference."""
     import torch
-    from transformers import Llama4ForCausalLM
+    from transformers import Llama4ForCausalLM, Llama4ForConditionalGeneration
 
-    model = Llama4ForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     recorded = np.load(folder / "expected.npz")
+    images = {"pixel_values": torch.from_numpy(recorded["pixel_values"])} if "pixel_values" in recorded else {}
+    kind = Llama4ForConditionalGeneration if images else Llama4ForCausalLM
+    model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    text = model.language_model if images else model
     inputs = {name: torch.from_numpy(recorded[name]).long() for name in recorded if recorded[name].dtype == np.int32}
 
     tokens = inputs["full.input_ids"]
-    output = model(tokens, output_hidden_states=True)
+    output = model(tokens, output_hidden_states=True, **images)
     loss = torch.nn.functional.cross_entropy(output.logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
     loss.backward()
-    forward = model.model.layers[model.config.moe_layers[0]].feed_forward
+    forward = text.model.layers[text.config.moe_layers[0]].feed_forward
     made = {
         "full.logits": output.logits,
         "full.hidden_states": torch.stack(output.hidden_states),
         "full.loss": loss,
         "full.grad.router": forward.router.weight.grad,
         "full.grad.down_proj": forward.experts.down_proj.grad,
-        "full.grad.q_proj0": model.model.layers[0].self_attn.q_proj.weight.grad,
+        "full.grad.q_proj0": text.model.layers[0].self_attn.q_proj.weight.grad,
     }
     with torch.no_grad():
+        if images:
+            tower = model.vision_model(**images, output_hidden_states=True)
+            made["vision.hidden_states"] = torch.stack(tower.hidden_states)
+            made["vision.adapter_out"] = tower.last_hidden_state
+            made["vision.projected"] = model.multi_modal_projector(tower.last_hidden_state)
         for side in ("leftpad", "rightpad"):
             mask = inputs[f"{side}.attention_mask"]
-            made[f"{side}.logits"] = model(inputs[f"{side}.input_ids"], attention_mask=mask).logits
+            made[f"{side}.logits"] = model(inputs[f"{side}.input_ids"], attention_mask=mask, **images).logits
         row = torch.cat([inputs["gen.prompt"], inputs["gen.tokens"]], dim=1)
-        logits = model(row).logits[:, inputs["gen.prompt"].shape[1] - 1 : -1]
+        logits = model(row, **images).logits[:, inputs["gen.prompt"].shape[1] - 1 : -1]
         made["gen.logits"] = logits.transpose(0, 1)
     return {name: array.detach().numpy() for name, array in made.items()}
 
