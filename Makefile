@@ -40,6 +40,9 @@ proofs: $(PROOFS)
 bench: $(CORE) $(PEERS)
 	.venv/bin/python -m benchmarks.moe_layer
 	.venv/bin/python -m benchmarks.head_loss --tokens 512
+	.venv/bin/python -m benchmarks.import_memory
+	.venv/bin/python -m benchmarks.long_context
+	.venv/bin/python -m benchmarks.decode
 	.venv/bin/python -m benchmarks.step $(ARGS)
 
 $(CORE):
