@@ -134,10 +134,13 @@ def talk(partner: Partner, speaker: Speaker, system: str | None, images: list[Ti
         if line == "/new":
             messages, shown = list(opening), list(images)
             continue
-        messages.append(Message("user", (*shown, line)))
-        shown = []
-        said = show(say(partner, speaker, prompt.chat(partner.tokenizer, messages, partner.patches)))
-        messages.append(Message("assistant", said))
+        asked = [*messages, Message("user", (*shown, line))]
+        try:
+            said = show(say(partner, speaker, prompt.chat(partner.tokenizer, asked, partner.patches)))
+        except ValueError as error:  # no room for a reply: /new makes some
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        messages, shown = [*asked, Message("assistant", said)], []
 
 
 def show(pieces: Iterator[str]) -> str:

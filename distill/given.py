@@ -1,15 +1,18 @@
 """Models from elsewhere: checkpoints in the Hugging Face layout, to learn from or to start from."""
 
+import hashlib
 from dataclasses import dataclass, fields
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from distill import mesh as meshes
 from distill.mesh import Mesh
 from models import huggingface
+from models.bpe import open_tokenizer
 from models.config import Config
 from models.llama4 import Llama4
+from models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +39,40 @@ class Given:
         """
         return huggingface.read_config(Path(self.folder), self.text_only)
 
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits that change with its configuration or its weights.
+
+        Of each file of weights that is its size, its first and its last 2^20 bytes: other weights differ everywhere.
+        """
+        whole = hashlib.sha256()
+        for path in sorted((Path(self.folder) / "config.json", *Path(self.folder).glob("*.safetensors"))):
+            size = path.stat().st_size
+            with open(path, "rb") as file:
+                whole.update(f"{path.name} {size}".encode() + file.read(2**20))
+                file.seek(max(0, size - 2**20))
+                whole.update(file.read(2**20))
+        return whole.hexdigest()[:12]
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Refuses a tokenizer that is not the one in its folder, where there is one.
+
+        Raises:
+            ValueError: it is another one, or the folder's cannot be read.
+        """
+        folder = Path(self.folder)
+        if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+            return
+        own = open_tokenizer(folder).fingerprint
+        if own != tokenizer.fingerprint:
+            raise ValueError(
+                f"{self.name!r} has tokenizer {own} in {folder}, the experiment {tokenizer.fingerprint}; a token must "
+                f"mean the same to both: set --tokenizer.path to that folder's"
+            )
+
     def teacher(self, mesh: Mesh) -> Llama4:
-        """Its weights over a mesh; stages that ask for the same one share it."""
-        return _read(self, mesh)
+        """Its weights over a mesh."""
+        return huggingface.load(self.folder, self.dtype, partial(meshes.shardings, mesh.build()), self.text_only)
 
     def start(self, mesh: Mesh) -> Llama4:
         """Its weights over a mesh in float32, for a learner to move."""
@@ -53,8 +87,3 @@ class Given:
                 f"learner {learner!r} starts from {self.name!r}, but differs from it in {', '.join(names)}; set its "
                 f"model to huggingface.read_config({self.folder!r}), or start from nothing"
             )
-
-
-@lru_cache(maxsize=1)
-def _read(given: Given, mesh: Mesh) -> Llama4:
-    return huggingface.load(given.folder, given.dtype, partial(meshes.shardings, mesh.build()), given.text_only)

@@ -134,6 +134,7 @@ def run_experiment(experiment: Experiment, folder: Path, *, quiet: bool = False)
         manifest = experiment.corpus.manifest()
         run.write_manifest(asdict(manifest))
         run.write_tokenizer(experiment.tokenizer)
+        run.write_given({one.name: one.fingerprint for one in experiment.given})
         check_room(experiment, run)
         limit = ceiling.measure(experiment.execution.dtype, experiment.mesh.size)
         room = Room(experiment, run, metrics, limit, stop, quiet)
@@ -212,7 +213,9 @@ def compare(rows: Sequence[dict[str, Any]], first: str, second: str) -> list[dic
 
 
 def check_vocabulary(experiment: Experiment) -> None:
-    """Refuse models whose vocabulary is not the tokenizer's."""
+    """Refuse models whose vocabulary is not the tokenizer's, and given ones that come with another tokenizer."""
+    for given in experiment.given:
+        given.check_tokenizer(experiment.tokenizer)
     for stage in experiment.stages:
         tokens = experiment.tokenizer.vocab
         for learner in stage.learners:

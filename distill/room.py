@@ -1,7 +1,7 @@
 """What the stages of a run share, and the models they ask for."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distill.ceiling import Ceiling
 from distill.experiment import Experiment, Learner, Stage
@@ -10,6 +10,7 @@ from distill.run import Run
 from distill.state import State, Weights, adopt, create
 from distill.teacher import LiveTeacher, Silent, Teacher
 from distill.trained import read_weights
+from models.llama4 import Llama4
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Room:
     ceiling: Ceiling
     stop: threading.Event
     quiet: bool = False
+    held: dict[str, Llama4] = field(default_factory=dict)
+    """the given model that stages listen to: one at a time, shared by those that follow each other"""
 
     def weights(self, stage: Stage, name: str) -> Weights:
         """The learner `name` as `stage` left it."""
@@ -30,11 +33,15 @@ class Room:
     def teacher(self, name: str | None) -> Teacher:
         """The learner `name` as its stage left it, or the given model, to listen to; silence for None."""
         experiment = self.experiment
+        if name not in self.held:
+            self.held.clear()
         if name is None:
             return Silent()
         given = experiment.given_of(name)
         if given is not None:
-            return LiveTeacher(Weights(given.teacher(experiment.mesh), None), experiment.execution)
+            if name not in self.held:
+                self.held[name] = given.teacher(experiment.mesh)
+            return LiveTeacher(Weights(self.held[name], None), experiment.execution)
         return LiveTeacher(self.weights(experiment.stage_of(name), name), experiment.execution)
 
     def newborn(self, learner: Learner, steps: int) -> State:

@@ -1,15 +1,13 @@
 """The folder of a run: everything about it is in there, and it is complete on its own.
 
-    runs/<name>/
-        config.json         the resolved experiment; written before step 0
-        environment.json    versions, git commit and devices of every process that worked on it
-        manifest.json       the data it was trained on
-        tokenizer/          what its tokens mean, as transformers reads it
-        metrics.jsonl       what the experiment determines; timings.jsonl: what the machine does
-        checkpoints/<stage>/<step>/
-        results.json        the figures at the end; report.html and figures/ show them
-
-In a notebook: `run = load_run("runs/herd")`, then `run.config`, `run.metrics()`, `run.results`.
+runs/<name>/
+    config.json         the resolved experiment; written before step 0
+    environment.json    versions, git commit and devices of every process that worked on it
+    manifest.json       the data it was trained on; given.json: the models given to it, if any
+    tokenizer/          what its tokens mean, as transformers reads it
+    metrics.jsonl       what the experiment determines; timings.jsonl: what the machine does
+    checkpoints/<stage>/<step>/
+    results.json        the figures at the end; report.html and figures/ show them
 """
 
 import fcntl
@@ -92,41 +90,42 @@ class Run:
         return bool(self.metrics()) or any((self.path / "checkpoints").glob("*/[0-9]*"))
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """Writes manifest.json.
-
-        Raises:
-            ValueError: the run was begun on other text.
-        """
+        """Writes manifest.json. Raises ValueError if the run was begun on other text."""
         path = self.path / "manifest.json"
         old = _read_json(path)["hash"] if path.exists() else manifest["hash"]
-        if old != manifest["hash"] and self.begun:
-            raise ValueError(
-                f"{self.path} was begun on corpus {old} and the corpus is now {manifest['hash']} (other text, or other "
-                "versions of what it is made from); bring the old one back, use another --run folder, or delete "
-                f"{self.path} to start over"
-            )
+        self._hold("corpus", old, manifest["hash"], " (other text, or other versions of what it is made from)")
         write_json(path, manifest)
 
     def write_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Writes the folder tokenizer/.
-
-        Raises:
-            ValueError: the run was begun with another tokenizer.
-        """
+        """Writes the folder tokenizer/. Raises ValueError if the run was begun with another one."""
         folder, beside = self.path / "tokenizer", self.path / ".tokenizer.tmp"
         old = open_tokenizer(folder).fingerprint if folder.exists() else None
         if old == tokenizer.fingerprint:
             return
-        if old is not None and self.begun:
-            raise ValueError(
-                f"{self.path} was begun with tokenizer {old} and it is now {tokenizer.fingerprint}; bring the "
-                f"old file back, use another --run folder, or delete {self.path} to start over"
-            )
+        self._hold("tokenizer", old or tokenizer.fingerprint, tokenizer.fingerprint)
         for stale in (beside, folder):
             shutil.rmtree(stale, ignore_errors=True)
         beside.mkdir()
         tokenizer.save(beside)
+        for written in (*beside.iterdir(), beside):
+            _sync(written)
         beside.replace(folder)
+        _sync(self.path)
+
+    def write_given(self, fingerprints: dict[str, str]) -> None:
+        """Writes given.json, what the models given to the run are. Raises ValueError if it was begun with others."""
+        path = self.path / "given.json"
+        self._hold("given models", _read_json(path) if path.exists() else {}, fingerprints)
+        if fingerprints:
+            write_json(path, fingerprints)
+
+    def _hold(self, what: str, old: Any, new: Any, hint: str = "") -> None:
+        """Refuses to go on with something else than the run was begun with."""
+        if self.begun and old != new:
+            raise ValueError(
+                f"{self.path} was begun with {what} {old} and would go on with {new}{hint}; bring the old one back, "
+                f"use another --run folder, or delete {self.path} to start over"
+            )
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes results.json, whole or not at all."""
@@ -134,7 +133,7 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """The run in folder `path`, to read from.
+    """The run in folder `path`, to read from: `run.config`, `run.metrics()`, `run.results`.
 
     Raises:
         ValueError: there is no run in it, or it was written by a version with another schema.
@@ -183,11 +182,15 @@ def write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)  # the rename too
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename too
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 def _check_folder(path: Path) -> None:

@@ -23,7 +23,7 @@ class Weights:
     __no_type_check__ = True  # jax rebuilds it with shapes, shardings and moments at its leaves
 
     model: Llama4
-    """float32 parameters"""
+    """parameters, float32 in all that learn"""
     bias: Float[Array, "p m e"] | None
     """selection bias of every router, moved by rule and not by gradient; None where the loss alone balances"""
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, UInt8
 from matplotlib.figure import Figure
 
 from distill import AdamW, Experiment, Learner, Stage, WarmupCosine, launch, load_weights
@@ -39,6 +39,7 @@ DEPTHS = 5
 """parts of a document that needles are counted by"""
 NEEDLES = 4
 KEYS, VALUES = b"ABCDEFGH", b"0123456789"
+GUESS = "any digit finds 10 %, the digit of any needle 32.5 %"
 FILLER = b"the grass is green, the sky is blue, the sun is yellow, here we go, there and back again; "
 
 
@@ -52,9 +53,9 @@ class Haystack:
     """0 is the beginning of the filler, 1 its end"""
 
 
-def compose(random: np.random.Generator, tokens: int, needles: int) -> Haystack:
+def compose(random: np.random.Generator, tokens: int, keys: UInt8[np.ndarray, " n"]) -> Haystack:
     """A document of so many tokens, the first and last of which are the specials around every document."""
-    keys = random.permutation(np.frombuffer(KEYS, np.uint8))[:needles]
+    needles = len(keys)
     pairs = np.stack([keys, random.choice(np.frombuffer(VALUES, np.uint8), needles)], axis=1)
     questions = np.concatenate([random.permutation(needles) for _ in range(2)])
     size = tokens - 2 - 2 * needles - 2 * len(questions)
@@ -69,7 +70,10 @@ def compose(random: np.random.Generator, tokens: int, needles: int) -> Haystack:
 
 @dataclass(frozen=True)
 class Haystacks:
-    """A corpus of such documents, of 16 to `length` tokens, made as they are read."""
+    """A corpus of such documents, of 16 to `length` tokens, made as they are read.
+
+    A row of the stage holds six or seven of them, each attending to itself alone, and cuts the last.
+    """
 
     length: int = LENGTH
     count: int = 60000
@@ -102,9 +106,10 @@ class _Documents:
 
     def __getitem__(self, index: int) -> Document:
         random = np.random.default_rng([index, self.train])
-        tokens = int(random.integers(16, self.length + 2))
+        tokens = int(random.integers(16, self.length + 1))
         needles = int(random.integers(1, min(NEEDLES, (tokens - 2) // 6) + 1))
-        return {"text": bytes(compose(random, tokens, needles).tokens[1:-1].astype(np.uint8)), "domain": "text"}
+        stack = compose(random, tokens, random.permutation(np.frombuffer(KEYS, np.uint8))[:needles])
+        return {"text": bytes(stack.tokens[1:-1].astype(np.uint8)), "domain": "text"}
 
 
 FULL = replace(
@@ -128,8 +133,8 @@ EXPERIMENT = Experiment(
                 for name, config in VARIANTS.items()
             ),
             steps=900,
-            rows=32,
-            length=LENGTH,
+            rows=8,
+            length=4 * LENGTH,
             save_every=300,
         ),
     ),
@@ -149,7 +154,8 @@ def answered(model: Llama4, tokens: Int[Array, "b t1"], asked: Int[Array, "b n"]
 def retrieval(model: Llama4, length: int, rows: int) -> list[float]:
     """Share of needles found in each fifth of documents of `length` tokens, the first fifth first."""
     random = np.random.default_rng(length)
-    stacks = [compose(random, length + 1, NEEDLES) for _ in range(rows)]
+    keys = np.frombuffer(KEYS, np.uint8)
+    stacks = [compose(random, length + 1, random.permutation(keys)[:NEEDLES]) for _ in range(rows)]
     tokens, asked, depths = (np.stack([vars(each)[name] for each in stacks]) for name in ("tokens", "asked", "depths"))
     some = [slice(first, first + 16) for first in range(0, rows, 16)]  # at a time: whole rows of scores are large
     right = np.concatenate([answered(model, tokens[rows], asked[rows]) for rows in some])
@@ -162,7 +168,7 @@ def measure(folder: Path, experiment: Experiment, rows: int) -> dict[str, list[l
     found = {}
     for learner in experiment.stages[0].learners:
         model = load_weights(folder, "learn", learner.name).model
-        lengths = [experiment.stages[0].length * factor for factor in FACTORS]
+        lengths = [LENGTH * factor for factor in FACTORS]
         found[learner.name] = [
             retrieval(model, length, rows) for length in lengths if length <= learner.model.max_positions
         ]
@@ -195,7 +201,7 @@ def main(arguments: Sequence[str]) -> None:
     rows = 16 if "--tiny" in arguments else 128
     seeds = [measure(folder, experiment, rows) for folder, experiment in options.seeded()]
     save(draw(seeds), options.folder / "figures" / "needle.png")
-    print(f"\nneedles found at {', '.join(f'{factor}x' for factor in FACTORS)} the length; a guess finds 10 %")
+    print(f"\nneedles found at {', '.join(f'{factor}x' for factor in FACTORS)} the length; {GUESS}")
     for name in seeds[0]:
         means = np.mean([each[name] for each in seeds], axis=2).T
         print(f"{name:16}" + "".join(f"{one.mean():8.1%} ({one.min():.0%}-{one.max():.0%})" for one in means))

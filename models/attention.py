@@ -110,12 +110,9 @@ def attend_chunk(
     else a chunk reaches back at most chunk - 1 columns, into one block more.
     """
     b, t = q.shape[:2]
-    rooms = layout.positions // chunk
-    if t <= chunk:
-        if layout.aligned:
-            return _attend_causal(q, k, v, None)
-        return attend(q, k, v, _causal(t, t) & _equal(layout.segments, layout.segments) & _equal(rooms, rooms))
-    fold = partial(_fold, chunk=chunk)
+    if t <= chunk:  # no document has a second chunk
+        return attend_document(q, k, v, layout)
+    rooms, fold = layout.positions // chunk, partial(_fold, chunk=chunk)
     if layout.aligned:
         y = _attend_causal(fold(q), fold(k), fold(v), None)
     else:

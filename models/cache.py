@@ -89,7 +89,7 @@ def extend(
     """Reads the next piece of every row: what `model` would say at these columns, given all that the cache holds.
 
     Args:
-        model: of which `x = model.read(tokens, layout, execution, images)`.
+        model: of which `x = model.read(tokens, layout, execution, features)`.
         x: the piece as the first layer reads it; a piece may be of any length and begin anywhere in a chunk.
         layout: `cache.place(counts, t)`. Rows without tokens stay as they are. The caller sees to it that rows do not
             outgrow the capacity: tokens beyond it are not kept.
@@ -110,7 +110,8 @@ def extend(
         period, own_bias, i = each
         return _extend_period(cast(period, execution.dtype), i, *carry, layout, rotation, own_bias, dispatch)
 
-    # The cache is carried, not scanned over: it is written where it lies, a token at a time.
+    # The cache is carried, not scanned over: a token is written where it lies. To be read, a layer's part is still
+    # sliced out of the stack; a model of one period, as the sampler makes with `unroll`, has no stack to slice.
     periods = (model.periods, bias, jnp.arange(model.config.periods))
     (x, cache), routings = jax.lax.scan(step, (x, cache), periods, unroll=execution.unroll)
     cache = replace(cache, lengths=cache.lengths + jnp.sum(layout.valid, axis=1))

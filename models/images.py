@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int, Shaped, UInt8
 
 TILES = 16
 """tiles that the canvas of Llama 4 has at most"""
-LONGEST = 65535
+LONGEST = 16384
 """pixels of the longest side that is read"""
 LARGEST = 100_000_000
 """pixels of the largest image that is read"""

@@ -182,18 +182,20 @@ class Llama4(nnx.Module):
         tokens: Int[Array, "b t"],
         layout: Layout,
         execution: Execution,
-        images: Float[Array, "b i c y x"] | None = None,
+        features: Float[Array, "b s d"] | None = None,
     ) -> Float[Array, "b t d"]:
         """What the first layer reads: embeddings of the tokens, and at patch tokens the features of the images."""
         x = self.embed[...][tokens].astype(execution.dtype)
-        if images is None:
+        if features is None or self.config.vision is None:
             return x
-        if self.vision is None or self.config.vision is None:
-            raise ValueError("This model has no vision tower; leave the images out, or set Config.vision")
-        tiles = rearrange(images, "b i c y x -> (b i) c y x")
-        features = self.vision(tiles, execution.dtype, execution.remat)
-        features = rearrange(features, "(b i) k d -> b (i k) d", b=len(tokens))
         return fuse(x, features, (tokens == self.config.vision.patch_token) & layout.valid)
+
+    def look(self, images: Float[Array, "b i c y x"], execution: Execution) -> Float[Array, "b s d"]:
+        """The features of a row's tiles, one tile after the other. Raises ValueError without a vision tower."""
+        if self.vision is None:
+            raise ValueError("This model has no vision tower; leave the images out, or set Config.vision")
+        features = self.vision(rearrange(images, "b i c y x -> (b i) c y x"), execution.dtype, execution.remat)
+        return rearrange(features, "(b i) k d -> b (i k) d", b=len(images))
 
     def _run(
         self,
@@ -217,7 +219,8 @@ class Llama4(nnx.Module):
         if execution.remat:
             # Inside a scan nothing merges the second computation with the first; unrolled whole, there is no scan.
             step = jax.checkpoint(step, prevent_cse=execution.unroll >= self.config.periods)
-        x = self.read(tokens, layout, execution, images)
+        features = None if images is None else self.look(images, execution)
+        x = self.read(tokens, layout, execution, features)
         x, (routings, inputs) = jax.lax.scan(step, x, (self.periods, bias), unroll=execution.unroll)
         return self.norm(x), in_order(routings, self.config.experts), inputs
 

@@ -65,7 +65,8 @@ def round_to(weight: Float[Array, "..."], axis: int, bits: int, group: int) -> Q
     others, top = _letters(-axis - 1), 2 ** (bits - 1) - 1
     groups = rearrange(weight.astype(jnp.float32), f"... (n s) {others} -> ... n s {others}", s=group)
     largest = jnp.max(jnp.abs(groups), axis=axis, keepdims=True)
-    scales = (jnp.where(largest > 0, largest, 1) / top).astype(jnp.bfloat16)
+    # Only zeros get the scale 1: what is no number stays none, and is seen.
+    scales = (jnp.where(largest == 0, 1, largest) / top).astype(jnp.bfloat16)
     values = jnp.clip(jnp.round(groups / scales.astype(jnp.float32)), -top, top).astype(INTEGERS[bits])
     return Quantized(rearrange(values, f"... n s {others} -> ... (n s) {others}"), jnp.squeeze(scales, axis), axis=axis)
 

@@ -7,6 +7,7 @@ import base64
 import binascii
 import json
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 
 from models.tokenizer import SPECIALS
@@ -122,7 +123,7 @@ def _of_json(path: Path, data: bytes) -> Ranks:
         found = json.loads(data)
         model = found["model"]
         specials = {str(one["content"]): int(one["id"]) for one in found["added_tokens"]}
-        texts = {text: int(rank) for text, rank in model["vocab"].items() if text not in specials}
+        texts = {text: index(rank) for text, rank in model["vocab"].items() if text not in specials}
         made = [texts["".join(pair).replace(" ", "")] for pair in model["merges"]]  # "a b" or ["a", "b"]
         kind = model["type"]
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

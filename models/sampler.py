@@ -9,21 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.blocks import Blocks
 from models.cache import Cache, extend
 from models.dispatch import Dispatch
 from models.llama4 import Execution, Llama4
 from models.moe import suited
+from models.ready import Weights, make_ready
 from models.request import Completion, Request
 from models.sampling import Sampling
 from models.slots import Slots
-
-Weights = tuple[Llama4, Float[Array, "p m e"] | None]
-"""a model and the bias of its routers"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +35,8 @@ class Sampler:
     piece: prompts are read so many tokens at a time, filled up; about the usual length of a prompt.
     stride: tokens that are drawn before the host looks again; it looks earlier where enough slots are free to refill.
     stop: tokens that end a completion. seed: of all chance.
-    execution: as for the model. With `unroll` at the model's periods or more, the layers are first copied out of their
-        stack, which would else be sliced at each token: faster, for twice the memory of the weights. Without a
-        dispatch it takes one that gives each token its own arithmetic, whoever else goes to its expert.
+    execution: as for the model, which is made ready for it first (see `make_ready`). Without a dispatch it takes one
+        that gives each token its own arithmetic, whoever else goes to its expert.
     """
 
     slots: int = 32
@@ -95,9 +91,7 @@ class Sampler:
     ) -> Iterator[tuple[int, Request, np.ndarray, np.ndarray, bool]]:
         """What each slot drew since the host last looked: slot, request, tokens, log-probabilities, and if it ended."""
         config, waiting, more = model.config, iter(requests), True
-        weights = model, bias
-        if self.execution.unroll >= config.periods > 1:
-            weights = _write_out(model, bias)
+        weights = make_ready(model, bias, self.execution)
         state = _start(weights[0].config, self.slots, self.capacity, self.execution.dtype)
         held: dict[int, Request] = {}
         while True:
@@ -112,7 +106,7 @@ class Sampler:
                     state = self._admit(weights, state, free, group)
             if not held:
                 return
-            state, drawn = _decode(self, weights, state, self.slots - self.refill if more else 0)
+            state, drawn = _decode(replace(self, seed=0), weights, state, self.slots - self.refill if more else 0)
             tokens, logprobs, there, alive = jax.device_get(drawn)
             for slot in list(held):
                 own, done = there[:, slot], not alive[slot]
@@ -128,7 +122,9 @@ class Sampler:
         for row, (slot, request) in enumerate(zip(free, group, strict=True)):
             tokens[row, : len(request.tokens)] = request.tokens
             numbers[:, row] = slot, len(request.tokens), request.prompt, request.sample, request.limit
-        return _read(self, weights, state, tokens, numbers, _stack([request.images for request in group], self.refill))
+        images = _stack([request.images for request in group], self.refill)
+        # Another seed is another number, not another program.
+        return _read(replace(self, seed=0), weights, state, tokens, numbers, images, jax.random.key(self.seed))
 
     def _steady(self) -> Execution:
         dispatch = steady() if self.execution.dispatch is None else self.execution.dispatch
@@ -144,7 +140,7 @@ def steady() -> Dispatch:
     return Blocks(first=0, rows=8) if jax.default_backend() == "cpu" else suited()
 
 
-def _stack(images: list[Float[np.ndarray, "i c y x"] | None], rows: int) -> Float[np.ndarray, "b i c y x"] | None:
+def _stack(images: list[Float[np.ndarray, "_ c y x"] | None], rows: int) -> Float[np.ndarray, "b i c y x"] | None:
     """Images of a batch of prompts, zeros behind those of prompts that have fewer; None if none has any."""
     some = [(row, each) for row, each in enumerate(images) if each is not None and len(each)]
     if not some:
@@ -160,18 +156,6 @@ def _stack(images: list[Float[np.ndarray, "i c y x"] | None], rows: int) -> Floa
 _start = jax.jit(Slots.create, static_argnums=(0, 1, 2, 3))
 
 
-@jax.jit
-def _write_out(model: Llama4, bias: Float[Array, "p m e"] | None) -> tuple[Llama4, Float[Array, "1 l e"] | None]:
-    """The same model as one period of all its layers, so that nothing has to be sliced out of a stack."""
-    config, stacked = model.config, model.periods.blocks
-    blocks = [
-        jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], block) for i in range(config.periods) for block in stacked
-    ]
-    model.config = replace(config, pattern=config.pattern * config.periods)
-    model.periods.pattern, model.periods.blocks = model.config.pattern, nnx.List(blocks)
-    return model, None if bias is None else rearrange(bias, "p m e -> 1 (p m) e")
-
-
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _read(
     sampler: Sampler,
@@ -180,13 +164,19 @@ def _read(
     tokens: Int[Array, "b n"],
     numbers: Int[Array, "5 b"],
     images: Float[Array, "b i c y x"] | None,
+    key: PRNGKeyArray,
 ) -> Slots:
     """Reads prompts, piece by piece, and puts them into slots; numbers are slot, length, prompt, sample and limit."""
     (model, bias), (slots, lengths, prompts, samples, limits) = weights, numbers
     execution, (rows, n) = sampler._steady(), tokens.shape
     cache = Cache.create(model.config, rows, sampler.capacity, execution.dtype)
-    # An image may lie across pieces, so with images all is looked up at once.
-    whole = None if images is None else model.read(tokens, cache.place(lengths, n), execution, images)
+    whole = None
+    if images is not None:
+        # By itself, as a tile among others could round otherwise. An image may lie across pieces: all is read at once.
+        tiles = rearrange(images, "b i c y x -> (b i) 1 1 c y x")
+        features = lax.map(lambda tile: model.look(tile, execution), tiles)
+        features = rearrange(features, "(b i) 1 k d -> b (i k) d", b=rows)
+        whole = model.read(tokens, cache.place(lengths, n), execution, features)
 
     def cut(array: Array, i: Array) -> Array:
         return lax.dynamic_slice_in_dim(array, i * sampler.piece, sampler.piece, axis=1)
@@ -203,7 +193,7 @@ def _read(
     pieces = (jnp.max(lengths) + sampler.piece - 1) // sampler.piece
     last = jnp.zeros((rows, model.config.width), execution.dtype)
     cache, last = lax.fori_loop(0, pieces, read, (cache, last))
-    chance = jax.vmap(partial(jax.random.fold_in, jax.random.key(sampler.seed)))(prompts)
+    chance = jax.vmap(partial(jax.random.fold_in, key))(prompts)
     new = Slots(
         cache=cache,
         keys=jax.vmap(jax.random.fold_in)(chance, samples),
@@ -224,6 +214,8 @@ def _decode(
     Returns tokens, log-probabilities, which of them are there, and which slots go on.
     """
     (model, bias), execution, stop = weights, sampler._steady(), jnp.asarray(sampler.stop, jnp.int32)
+    # A patch that was drawn would be read as part of an image by whoever reads the row again.
+    patch = None if model.config.vision is None else model.config.vision.patch_token
     shape = (sampler.stride, sampler.slots)
     out = jnp.zeros(shape, jnp.int32), jnp.zeros(shape), jnp.zeros(shape, bool)
 
@@ -233,7 +225,7 @@ def _decode(
     def step(carry: tuple[Array, Slots, tuple[Array, ...]]) -> tuple[Array, Slots, tuple[Array, ...]]:
         i, state, out = carry
         uniform = jax.vmap(lambda key, n: jax.random.uniform(jax.random.fold_in(key, n)))(state.keys, state.drawn)
-        tokens, logprobs = sampler.sampling(state.logits, uniform)
+        tokens, logprobs = sampler.sampling(state.logits, uniform, patch)
         out = tuple(old.at[i].set(new) for old, new in zip(out, (tokens, logprobs, state.alive), strict=True))
         stopped = jnp.any(tokens[:, None] == stop, axis=-1)
         alive = state.alive & ~stopped & (state.drawn + 1 < state.limits)

@@ -39,18 +39,23 @@ class Sampling:
             raise ValueError(f"Sampling.top_p is {self.top_p}; it must be above 0 and at most 1 (1: all tokens)")
 
     def __call__(
-        self, logits: Float[Array, "b v"], uniform: Float[Array, " b"]
+        self, logits: Float[Array, "b v"], uniform: Float[Array, " b"], never: int | None = None
     ) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
         """A token of each row and its log-probability, from a number in [0, 1) for each row.
 
-        Uniform numbers in float32 are multiples of 2^-23: a token less likely than that may never be drawn.
+        The token `never` is not drawn, though it keeps its place in the softmax that log-probabilities are of. Uniform
+        numbers in float32 are multiples of 2^-23: a token less likely than that may never be drawn.
         """
         scaled = logits / (self.temperature or 1.0)
-        scaled = scaled - jnp.max(scaled, axis=-1, keepdims=True)
-        weights = jnp.exp(scaled)
-        tokens = invert(self.keep(weights), uniform) if self.temperature else jnp.argmax(logits, axis=-1)
-        chosen = jnp.take_along_axis(scaled, tokens[:, None], axis=-1)[:, 0]
-        return tokens.astype(jnp.int32), chosen - jnp.log(jnp.sum(weights, axis=-1))
+        able = scaled if never is None else scaled.at[:, never].set(-jnp.inf)
+        best = jnp.max(able, axis=-1, keepdims=True)
+        weights = jnp.exp(able - best)
+        total = jnp.log(jnp.sum(weights, axis=-1))
+        if never is not None:
+            total = jnp.logaddexp(total, (scaled - best)[:, never])
+        tokens = invert(self.keep(weights), uniform) if self.temperature else jnp.argmax(able, axis=-1)
+        chosen = jnp.take_along_axis(scaled - best, tokens[:, None], axis=-1)[:, 0]
+        return tokens.astype(jnp.int32), chosen - total
 
     def keep(self, weights: Float[Array, "b v"]) -> Float[Array, "b v"]:
         """The weights of at most 1 that top_k and top_p leave, and 0 for the others."""

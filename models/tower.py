@@ -35,7 +35,7 @@ class Vision:
                 f"Vision.width = {self.width} in {self.heads} heads must give each a multiple of 4 channels: "
                 f"rotary positions turn pairs, half of them by column and half by row"
             )
-        if not 0 < self.ratio <= 1 or abs(1 / self.ratio - self.block) > 1e-6:
+        if not 1e-3 < self.ratio <= 1 or abs(1 / self.ratio - self.block) > 1e-6:
             raise ValueError(f"Vision.ratio = {self.ratio} must be 1, 1/2, 1/3, ...: whole squares of patches merge")
         if self.image % (self.patch * self.block):
             raise ValueError(

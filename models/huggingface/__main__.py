@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from models.huggingface.config_out import Ids
-from models.huggingface.summary import companions, summarize
+from models.huggingface.files import read_json
+from models.huggingface.summary import GENERATION, SIGHT, TEXT, companions, summarize
 from models.huggingface.weights_in import Progress, load
 from models.huggingface.weights_out import save
 
@@ -36,11 +37,15 @@ def import_(
         text_only: leave out the vision tower.
         shard_gigabytes: the most that one file holds.
     """
-    beside, ids = companions(path), Ids.read(path)
+    beside, ids = companions(path, TEXT if text_only else (*TEXT, *SIGHT)), Ids.read(path)
+    generation = [read_json(each) for each in companions(path, [GENERATION])]
     with _bar("reading") as progress:
         model = load(path, dtype, text_only=text_only, progress=progress)
     with _bar("writing") as progress:
-        save(to, model, ids=ids, copied=beside, shard_bytes=1e9 * shard_gigabytes, progress=progress)
+        save(
+            to, model, ids=ids, copied=beside, generation=next(iter(generation), None),
+            shard_bytes=1e9 * shard_gigabytes, progress=progress,
+        )  # fmt: skip
     print(summarize(to))
 
 

@@ -125,6 +125,13 @@ def _pattern(raw: Mapping[str, Any]) -> tuple[Layer, ...]:
         experts = list(range(step - 1, len(layers), step))
     if len(ropes) != len(layers):
         raise ValueError(f"config.json lists {len(ropes)} no_rope_layers for {len(layers)} layers; one for each is due")
+    # transformers masks by layer_types and turns by no_rope_layers; a Llama 4 says the same in both.
+    kinds = ["chunked_attention" if rope else "full_attention" for rope in ropes]
+    if raw.get("layer_types") not in (None, kinds):
+        raise ValueError(
+            f"config.json has layer_types = {show(raw['layer_types'])} that are not those of its no_rope_layers; a "
+            f"layer with rotary positions must be chunked_attention, one without full_attention"
+        )
     chosen = set(experts)
     return shortest(tuple(Layer(rope=bool(ropes[i]), moe=i in chosen) for i in layers))
 
@@ -154,12 +161,13 @@ def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
 def _tempering(raw: Mapping[str, Any]) -> Tempering | None:
     # A bool, or in the published files the integer 4, which means true.
     on = raw.get("attn_temperature_tuning", True)
-    if not isinstance(on, bool | int):
+    if not isinstance(on, int):
         raise ValueError(f"config.json has attn_temperature_tuning = {show(on)}; it must be true or false")
     if not on:
         return None
     whole = {"floor_scale": 8192, "attn_scale": 0.1, **raw}
-    floor = int(_number(whole, "floor_scale"))
+    floor = _number(whole, "floor_scale")
+    floor = int(floor) if floor.is_integer() else floor
     return Tempering(
         floor=_size({"floor_scale": floor}, "floor_scale", MOST_POSITIONS), scale=_number(whole, "attn_scale")
     )

@@ -1,5 +1,6 @@
 """config.json out: what transformers 5 and vLLM read, of a Config of ours."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,16 +77,15 @@ def compose_config(config: Config, dtype: str, ids: Ids) -> dict[str, Any]:
     }
 
 
-def compose_generation(config: Config, ids: Ids) -> dict[str, Any]:
-    """generation_config.json: where a text begins and ends; greedy unless the caller says otherwise."""
-    return {
-        # vLLM takes this from here alone, whatever config.json says; below 32K tokens it is otherwise off.
-        "attn_temperature_tuning": config.tempering is not None,
-        "bos_token_id": ids.begin,
-        "eos_token_id": ids.end,
-        "pad_token_id": ids.pad,
-        "transformers_version": VERSION,
-    }
+def compose_generation(config: Config, ids: Ids, said: Mapping[str, Any]) -> dict[str, Any]:
+    """generation_config.json: where a text begins and ends, unless another checkpoint's `said` otherwise.
+
+    Greedy unless it says how to sample.
+    """
+    own = {"bos_token_id": ids.begin, "eos_token_id": ids.end, "pad_token_id": ids.pad}
+    # vLLM takes this from here alone, whatever config.json says; below 32K tokens it is otherwise off.
+    fixed = {"attn_temperature_tuning": config.tempering is not None, "transformers_version": VERSION}
+    return own | dict(said) | fixed
 
 
 def _text(config: Config, ids: Ids) -> dict[str, Any]:

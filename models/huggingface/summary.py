@@ -1,6 +1,7 @@
 """What a checkpoint is, in a few lines, from its configuration and the headers of its files: no weight is read."""
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from models import cost
@@ -8,27 +9,25 @@ from models.config import Config
 from models.huggingface.files import regular
 from models.huggingface.weights_in import Checkpoint, open_checkpoint
 
-COMPANIONS = (
+GENERATION = "generation_config.json"
+TEXT = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
     "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "generation_config.json",
 )
-"""files that go with the weights: tokenizer, templates, image processor, generation"""
+SIGHT = ("preprocessor_config.json", "processor_config.json")
 
 
-def companions(folder: Path) -> list[Path]:
-    """Those of them that a checkpoint has.
+def companions(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Those of the files that a checkpoint has.
 
     Raises:
         ValueError: one is a link to outside of the folder, or no file.
     """
-    return [regular(folder, name) for name in COMPANIONS if (folder / name).exists()]
+    return [regular(folder, name) for name in names if (folder / name).exists()]
 
 
 def summarize(folder: str | Path) -> str:
@@ -50,7 +49,8 @@ def summarize(folder: str | Path) -> str:
         f"one; dense layers of width {config.dense_width:,}",
         "vision": _vision(config),
         "weights": _weights(checkpoint),
-        "beside them": ", ".join(path.name for path in companions(checkpoint.folder)) or "no tokenizer",
+        "beside them": ", ".join(path.name for path in companions(checkpoint.folder, (*TEXT, *SIGHT, GENERATION)))
+        or "no tokenizer",
     }
     return "\n".join([str(folder), *(f"  {name:13} {row}" for name, row in rows.items())])
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +59,13 @@ def load(
 ) -> Llama4:
     """Reads a checkpoint folder: config.json, and model.safetensors or its shards with their index.
 
-    Beside the finished arrays the host holds a few pieces of 16 MiB, however large the tensors are. Of several
-    processes each reads every piece and keeps its own part.
+    Beside the finished arrays the host holds a few pieces, of 16 MiB or one row of a tensor's leading axis (an expert)
+    where that is more. Of several processes each reads every piece and keeps its own part.
 
     Args:
         folder: as `save_pretrained` of a `Llama4ForCausalLM` or `Llama4ForConditionalGeneration` writes it.
-        dtype: of the parameters, float32, bfloat16 or float16; None keeps what is stored.
+        dtype: of the parameters, float32, bfloat16 or float16; None keeps what is stored, and makes float32 of a
+            parameter that is stored in both of the others.
         shardings: from the abstract model to a tree of shardings like it; None puts all on one device.
         text_only: leave out the vision tower of a multimodal checkpoint.
         progress: told how far it is.
@@ -86,7 +87,7 @@ def load(
     done, leaves = 0, []
     for (path, leaf), sharding in zip(targets, everywhere, strict=True):
         sources = parts.pop(parameter_name(path))
-        kind = np.dtype(dtype) if dtype else np.result_type(*(source.tensor.dtype for source in sources))
+        kind = np.dtype(dtype or reduce(jnp.promote_types, [source.tensor.dtype for source in sources]))
         array = None
         for source in sources:
             array = _put(array, leaf.shape, kind, sharding, source)
@@ -145,6 +146,7 @@ def _put(array: Array | None, shape: tuple[int, ...], dtype: np.dtype, sharding:
         whole = jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding)() if array is None else array
         # Wait: the next piece must not be read while this one is still on the host.
         array = jax.block_until_ready(_inserter(sharding)(whole, part, np.asarray(start, np.int32)))
+        del part, piece
     assert array is not None
     return array
 

@@ -14,6 +14,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from models.config import Config
 from models.huggingface.config_out import Ids, compose_config, compose_generation
 from models.huggingface.files import DTYPES, INDEX, SINGLE
 from models.huggingface.names import Place, parameter_name, places
@@ -46,6 +47,7 @@ def save(
     *,
     ids: Ids | None = None,
     copied: Iterable[Path] = (),
+    generation: Mapping[str, Any] | None = None,
     bias: Float[Array, "p m e"] | None = None,
     shard_bytes: float = 5e9,
     dtype: str | None = None,
@@ -53,7 +55,8 @@ def save(
 ) -> None:
     """Writes config.json, the weights with their index (one file when they fit), generation_config.json, a tokenizer.
 
-    The host holds a piece of 16 MiB at a time. Nothing has the name `folder` until all of it is on the disk.
+    The host holds a piece at a time, of 16 MiB or one expert where that is more. Nothing has the name `folder` until
+    all of it is on the disk.
 
     Args:
         folder: must not exist.
@@ -61,24 +64,23 @@ def save(
         tokenizer: writes its own files; its special tokens go into the configuration.
         ids: the special tokens where there is no tokenizer.
         copied: files that are put beside the weights as they are, such as those of another checkpoint's tokenizer.
+        generation: what another checkpoint's generation_config.json says, such as how to sample.
         bias: the selection bias of the routers, if they were trained with one.
         shard_bytes: the most that one file holds, unless a tensor is larger.
         dtype: of what is written; None keeps that of the parameters.
         progress: told how far it is, in bytes.
 
     Raises:
-        ValueError: there is something at `folder`, the bias is not zero, a weight is not finite or does not fit the
-            dtype, or the parameters are quantised or lie with other processes.
+        ValueError: there is something at `folder`, the tokenizer is another model's, the bias is not zero, a weight is
+            not finite or does not fit the dtype, or the parameters are quantised or lie with other processes.
     """
     folder = Path(folder)
     items = _items(model, dtype)
     if folder.exists() or folder.is_symlink():
         raise ValueError(f"{folder} is there already; name a folder that is not, or delete it")
-    if bias is not None and bool(np.any(np.asarray(bias) != 0)):
-        raise ValueError(
-            "the routers have a selection bias that is not zero, and a Llama 4 checkpoint has no place for it; train "
-            "on with bias_rate=0 and without it, or balance by the loss alone"
-        )
+    _check_bias(bias)
+    if tokenizer is not None:
+        _check_tokenizer(model.config, tokenizer)
     ids = Ids.of(tokenizer) if tokenizer is not None else ids or Ids()
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     beside.mkdir(parents=True)
@@ -86,7 +88,7 @@ def save(
         _write_weights(beside, items, shard_bytes, progress)
         main = max({item.dtype for item in items}, key=lambda one: sum(i.bytes for i in items if i.dtype == one))
         _write_json(beside / "config.json", compose_config(model.config, main.name, ids))
-        _write_json(beside / "generation_config.json", compose_generation(model.config, ids))
+        _write_json(beside / "generation_config.json", compose_generation(model.config, ids, generation or {}))
         if tokenizer is not None:
             _write_readers(beside, tokenizer, model)
         for path in copied:
@@ -98,6 +100,27 @@ def save(
         _sync(folder.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _check_bias(bias: Float[Array, "p m e"] | None) -> None:
+    if bias is not None and bool(np.any(np.asarray(bias) != 0)):
+        raise ValueError(
+            "the routers have a selection bias that is not zero, and a Llama 4 checkpoint has no place for it; train "
+            "on with bias_rate=0 and without it, or balance by the loss alone"
+        )
+
+
+def _check_tokenizer(config: Config, tokenizer: Tokenizer) -> None:
+    if tokenizer.vocab != config.vocab:
+        raise ValueError(
+            f"the tokenizer has a vocabulary of {tokenizer.vocab}, the model of {config.vocab}; save it with the "
+            f"tokenizer that it was trained with"
+        )
+    if config.vision is not None and config.vision.patch_token != tokenizer.special("patch"):
+        raise ValueError(
+            f"the tokenizer's patch is {tokenizer.special('patch')}, the model's {config.vision.patch_token}; save it "
+            f"with the tokenizer that it was trained with"
+        )
 
 
 def _write_readers(folder: Path, tokenizer: Tokenizer, model: Llama4) -> None:

@@ -68,7 +68,8 @@ def likeliest(weights, asked: Prompt, count: int) -> list[int]:
     tokens = asked.tokens.tolist()
     for _ in range(count):
         row = jnp.asarray([tokens + [0] * (96 - len(tokens))])
-        tokens.append(int(forward(weights, row)[0, len(tokens) - 1].argmax()))
+        logits = forward(weights, row)[0, len(tokens) - 1]
+        tokens.append(int(logits.at[BYTES.special("patch")].set(-jnp.inf).argmax()))  # which is never drawn
     return tokens[len(asked.tokens) :]
 
 
@@ -170,6 +171,18 @@ def test_a_chat_remembers_until_it_begins_anew(folder, capsys, monkeypatch):
     main([str(folder), "--limit", "5", "--temperature", "0", "--top-p", "1"])
     first, second, anew = capsys.readouterr().out.split("\n")[:3]
     assert first == anew != second
+
+
+def test_a_chat_without_room_goes_on_when_it_begins_anew(folder, capsys, monkeypatch):
+    terminal = io.StringIO("")
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", terminal)
+    lines = iter(["hi", "a" * 200, "/new", "hi", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    main([str(folder), "--limit", "5", "--temperature", "0", "--top-p", "1"])
+    said = capsys.readouterr()
+    first, anew = said.out.split("\n")[:2]
+    assert first == anew and "no room for a reply; begin anew" in said.err
 
 
 def test_a_chat_ends_with_the_input(folder, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """Models from elsewhere teach and are started from, and learners go out."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,7 +24,9 @@ from distill.run import Run
 from distill.state import Weights
 from losses import RouterHealth
 from models import huggingface
+from models.bpe import train
 from models.llama4 import Llama4
+from models.tokenizer import Bytes
 from tests.distill.small import MOE, experiment, learner, stage
 
 BYTES = replace(MOE, vocab=272)
@@ -93,9 +96,8 @@ def test_a_start_has_a_bias_of_zero_where_its_routers_are_balanced_by_one(folder
     assert bias is not None and not bias.any()
 
 
-def test_a_given_teacher_is_read_once_and_in_its_own_dtype(folder):
+def test_a_given_teacher_is_read_in_its_own_dtype(folder):
     one = Given(name="old", folder=str(folder), dtype="bfloat16")
-    assert one.teacher(Mesh()) is one.teacher(Mesh())
     assert {leaf.dtype.name for leaf in jax.tree.leaves(one.teacher(Mesh()))} == {"bfloat16"}
 
 
@@ -174,3 +176,36 @@ def test_export_is_a_command_of_models_too(run, tmp_path):
     assert done.returncode == 0 and "bfloat16" in done.stdout, done.stderr
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "is there already" in done.stderr
+
+
+def test_a_run_does_not_go_on_with_other_given_weights(folder, text, tmp_path):
+    kept, path = tmp_path / "checkpoint", tmp_path / "run"
+    huggingface.save(kept, huggingface.load(folder))
+    run_experiment(given(kept, text), path, quiet=True)
+    shutil.rmtree(kept)
+    huggingface.save(kept, jax.jit(lambda key: Llama4(BYTES, key))(jax.random.key(4)))
+    with pytest.raises(ValueError, match=r"was begun with given models \{'old': '.*'\} and would go on with"):
+        run_experiment(given(kept, text), path, quiet=True)
+
+
+def test_a_given_model_of_another_tokenizer_is_refused(folder, text, tmp_path):
+    kept = tmp_path / "checkpoint"
+    huggingface.save(kept, huggingface.load(folder), Bytes())
+    given(kept, text).given[0].check_tokenizer(Bytes())
+    train(["one two three four " * 3], 280, kept / "tokenizer.model").save(kept)
+    (kept / "tokenizer.model").unlink()
+    with pytest.raises(ValueError, match=r"'old' has tokenizer .*; a token must mean the same to both"):
+        run_experiment(given(kept, text), tmp_path / "run", quiet=True)
+
+
+def test_one_given_model_is_held_at_a_time(folder, text, tmp_path):
+    base = given(folder, text)
+    other = replace(base.given[0], name="other")
+    run = Run(tmp_path)
+    room = Room(replace(base, given=(*base.given, other)), run, Metrics(tmp_path), Ceiling(1.0), threading.Event())
+    first = room.teacher("old")
+    assert room.teacher("old").weights.model is first.weights.model
+    room.teacher("other")
+    assert list(room.held) == ["other"]
+    room.teacher(None)
+    assert not room.held

@@ -65,7 +65,7 @@ def test_the_same_tokenizer_goes_on(finished, text, bpe):
 def test_another_tokenizer_in_the_same_file_is_refused(finished, text, bpe, other):
     folder, _ = finished
     with open_run(folder, small(text, bpe)) as run, pytest.raises(ValueError, match=(
-        f"was begun with tokenizer {bpe.fingerprint} and it is now {other.fingerprint}; bring the old file back, use"
+        f"was begun with tokenizer {bpe.fingerprint} and would go on with {other.fingerprint}; bring the old one back"
     )):  # fmt: skip
         run.write_tokenizer(other)
 

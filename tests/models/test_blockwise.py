@@ -76,3 +76,17 @@ def test_a_long_row_is_causal():
     see = jax.jit(lambda q, k, v: attend_document(q, k, v, Layout.dense(1, LONG + 9)))
     moved = see(q, k.at[:, LONG].add(1.0), v.at[:, LONG].add(1.0)) - see(q, k, v)
     assert jnp.all(moved[:, :LONG] == 0) and jnp.all(jnp.any(moved[:, LONG:] != 0, axis=(2, 3)))
+
+
+def test_a_chunk_longer_than_a_packed_row_is_the_document_by_blocks():
+    def packed(t):
+        places = jnp.arange(t)[None].repeat(2, axis=0)
+        return Layout.packed(places % 300, 1 + places // 300)
+
+    t = LONG + 40
+    form, layout = jax.jit(partial(attend_chunk, chunk=4 * LONG)), packed(t)
+    given = arrays(t)
+    np.testing.assert_allclose(form(*given, layout), jax.jit(whole)(*given, layout.segments), atol=2e-6)
+    t = 4 * LONG
+    scores = 2 * 4 * t * t * 4
+    assert form.lower(*arrays(t), packed(t)).compile().memory_analysis().temp_size_in_bytes < scores / 2

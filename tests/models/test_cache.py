@@ -48,7 +48,7 @@ def _full(model, tokens, layout, images=None, bias=None, execution=PLAIN):
 
 @jax.jit
 def _read(model, tokens, layout, images=None):
-    return model.read(tokens, layout, PLAIN, images)
+    return model.read(tokens, layout, PLAIN, None if images is None else model.look(images, PLAIN))
 
 
 def _in_pieces(model, x, lengths, size, cache, bias=None, execution=PLAIN):

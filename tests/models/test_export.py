@@ -14,19 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from models import cost, huggingface
-from models.config import MAVERICK, SCOUT, SCOUT_PICO, interleave
+from models.config import MAVERICK, SCOUT, SCOUT_PICO, interleave, tiny
 from models.huggingface import __main__ as command
 from models.huggingface import files, weights_in, weights_out
 from models.huggingface.config_out import compose_config, compose_generation
 from models.huggingface.names import places
 from models.huggingface.summary import summarize
+from models.llama4 import Llama4
 from models.tokenizer import Bytes
-from models.tower import VISION
+from models.tower import VISION, VISION_PICO
 
 DATA = Path(__file__).parents[1] / "data" / "llama4"
+TOY = tiny(SCOUT_PICO)
 CASES = ["scout_tiny", "maverick_tiny", "mm_tiny"]
 FULL = [SCOUT, MAVERICK, replace(SCOUT, vision=VISION)]
 
@@ -157,7 +159,8 @@ def test_a_config_comes_back_as_it_went_out(config):
 
 
 def test_a_tokenizer_goes_along_and_its_tokens_are_named(tmp_path):
-    huggingface.save(tmp_path / "out", _model("scout_tiny"), Bytes())
+    model = jax.jit(partial(Llama4, replace(TOY, vocab=272)))(jax.random.key(0))
+    huggingface.save(tmp_path / "out", model, Bytes())
     assert (tmp_path / "out" / "tokenizer.json").exists()
     generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert (generation["bos_token_id"], generation["eos_token_id"]) == (256, [257, 260, 261])
@@ -170,12 +173,12 @@ def test_ids_that_are_none_are_left_out(tmp_path):
     write = (tmp_path / "config.json").write_text
     write(json.dumps({"bos_token_id": "1", "eos_token_id": [1, "2"], "text_config": 5, "boi_token_index": 3}))
     assert huggingface.Ids.read(tmp_path) == huggingface.Ids(image_start=3)
-    assert compose_generation(SCOUT, huggingface.Ids())["eos_token_id"] is None
+    assert compose_generation(SCOUT, huggingface.Ids(), {})["eos_token_id"] is None
 
 
 def test_tempering_is_said_to_vllm_where_it_looks_for_it():
     for config in (SCOUT, replace(SCOUT, tempering=None)):
-        said = compose_generation(config, huggingface.Ids())["attn_temperature_tuning"]
+        said = compose_generation(config, huggingface.Ids(), {})["attn_temperature_tuning"]
         assert said is (config.tempering is not None)
 
 
@@ -243,6 +246,38 @@ def test_a_summary_says_what_a_checkpoint_is_without_reading_it(monkeypatch):
                  "float32", "generation_config.json", "chunks of 8", "NoPE+experts", "top 1"):  # fmt: skip
         assert part in text
     assert "vision        none" in summarize(DATA / "scout_tiny")
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="the tokenizer has a vocabulary of 272, the model of 160; save it with"):
+        huggingface.save(tmp_path / "out", _model("scout_tiny"), Bytes())
+    seeing = replace(TOY, vocab=272, vision=replace(VISION_PICO, patch_token=7))
+    model = jax.jit(partial(Llama4, seeing))(jax.random.key(0))
+    with pytest.raises(ValueError, match="the tokenizer's patch is 268, the model's 7; save it with"):
+        huggingface.save(tmp_path / "out", model, Bytes())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parameter_stored_in_two_dtypes_becomes_one_that_holds_both(tmp_path):
+    shutil.copytree(DATA / "scout_tiny", tmp_path / "mixed")
+    tensors = load_file(tmp_path / "mixed" / "model.safetensors")
+    for name, tensor in tensors.items():
+        tensors[name] = tensor.astype(jnp.bfloat16 if ".layers.0." in name else np.float16)
+    save_file(tensors, tmp_path / "mixed" / "model.safetensors")
+    model = huggingface.load(tmp_path / "mixed", None)
+    assert (model.embed[...].dtype, model.periods.blocks[0].attention.q[...].dtype) == (jnp.float16, jnp.float32)
+
+
+def test_import_keeps_how_to_sample_and_says_where_to_temper(tmp_path):
+    shutil.copytree(DATA / "mm_tiny", tmp_path / "from")
+    said = {"temperature": 0.6, "attn_temperature_tuning": False}
+    (tmp_path / "from" / "generation_config.json").write_text(json.dumps(said))
+    (tmp_path / "from" / "preprocessor_config.json").write_text("{}")
+    for name, text_only in (("text", True), ("whole", False)):
+        command.import_(tmp_path / "from", tmp_path / name, text_only=text_only)
+        found = json.loads((tmp_path / name / "generation_config.json").read_text())
+        assert (found["temperature"], found["attn_temperature_tuning"], found["bos_token_id"]) == (0.6, True, 1)
+        assert (tmp_path / name / "preprocessor_config.json").exists() != text_only
 
 
 def test_import_converts_and_takes_the_tokenizer_along(tmp_path, capsys):

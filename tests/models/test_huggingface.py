@@ -133,7 +133,8 @@ def test_layer_lists_and_intervals_say_the_same():
 
 
 def test_irregular_layer_lists_become_one_long_pattern():
-    config = huggingface.parse_config(_raw() | {"no_rope_layers": [1, 1, 0, 1, 1, 1, 1, 1], "moe_layers": [7]})
+    changes = {"no_rope_layers": [1, 1, 0, 1, 1, 1, 1, 1], "moe_layers": [7], "layer_types": None}
+    config = huggingface.parse_config(_raw() | changes)
     assert len(config.pattern) == 8
     assert [i for i, layer in enumerate(config.pattern) if not layer.rope] == [2]
     assert [i for i, layer in enumerate(config.pattern) if layer.moe] == [7]
@@ -187,40 +188,10 @@ def _rewrite(folder, change):
     save_file(tensors, folder / "model.safetensors")
 
 
-def test_a_missing_tensor_is_named(folder):
-    _rewrite(folder, lambda tensors: tensors.pop("model.layers.3.self_attn.k_proj.weight"))
-    with pytest.raises(ValueError, match=r"1 missing \['model.layers.3.self_attn.k_proj.weight'\], 0 unknown"):
-        huggingface.load(folder)
-
-
-def test_an_unknown_tensor_is_named(folder):
-    _rewrite(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.q_norm": np.ones(3, np.float32)}))
-    with pytest.raises(ValueError, match=r"0 missing \[\], 1 unknown \['model.layers.0.self_attn.q_norm'\]"):
-        huggingface.load(folder)
-
-
-def test_a_tensor_of_the_wrong_shape_is_named(folder):
-    name = "model.layers.2.self_attn.k_proj.weight"
-    _rewrite(folder, lambda tensors: tensors.update({name: np.ones((16, 64), np.float32)}))
-    with pytest.raises(ValueError, match=rf"{name} is of shape \(16, 64\); by config.json it must be \(32, 64\)"):
-        huggingface.load(folder)
-
-
 def test_gate_and_up_of_different_shapes_are_named(folder):
     name = "model.layers.2.feed_forward.shared_expert.gate_proj.weight"
     _rewrite(folder, lambda tensors: tensors.update({name: np.ones((7, 64), np.float32)}))
     with pytest.raises(ValueError, match=rf"{name} is of shape \(7, 64\); by config.json it must be \(48, 64\)"):
-        huggingface.load(folder)
-
-
-def test_a_folder_without_config_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="has no config.json"):
-        huggingface.load(tmp_path)
-
-
-def test_a_folder_without_weights_is_refused(folder):
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"lacks model.safetensors and .*index.json; download the whole"):
         huggingface.load(folder)
 
 

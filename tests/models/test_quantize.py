@@ -71,6 +71,12 @@ def test_no_weight_is_off_by_more_than_half_a_step(bits, axis):
     assert found.group == 3 and found.shape == weight.shape
 
 
+def test_a_weight_that_is_no_number_stays_one():
+    rounded = round_to(jnp.array([3.0, jnp.nan, 3.0, 3.0, 0.0, 0.0, 0.0, 0.0]), -1, 8, 4).astype("float32")
+    assert np.isnan(rounded[:4]).any()
+    np.testing.assert_array_equal(rounded[4:], 0)
+
+
 def test_values_are_symmetric():
     found = round_to(-jnp.arange(8.0), -1, 4, 8)
     np.testing.assert_array_equal(found.values, round_to(jnp.arange(8.0), -1, 4, 8).values * -1)

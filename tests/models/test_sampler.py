@@ -14,6 +14,7 @@ from models.llama4 import Execution, Llama4
 from models.request import Request
 from models.sampler import Sampler, steady
 from models.sampling import Sampling
+from models.tower import VISION_PICO
 
 DATA = Path(__file__).parents[1] / "data" / "llama4"
 # Two periods, two experts a token, chunks and floors shorter than a row.
@@ -217,6 +218,42 @@ def test_prompts_may_have_images():
         pixels = pixels[tiles:]
     for each in sampler(model, requests):
         np.testing.assert_array_equal(each.tokens, expected["gen.tokens"][each.prompt])
+
+
+@cache
+def _seeing():
+    """A model that sees, of random weights, and a prompt with so many images."""
+    vision = replace(VISION_PICO, image=8, patch=2, patch_token=149)
+    model = jax.jit(partial(Llama4, replace(TOY, vision=vision)))(jax.random.key(4))
+    rng = np.random.default_rng(0)
+
+    def ask(number, images):
+        tokens = np.array([3, *[149] * (vision.tokens * images), 5])
+        tiles = rng.uniform(-1, 1, (images, 3, 8, 8)).astype(np.float32)
+        return Request(prompt=number, sample=0, tokens=tokens, limit=6, images=tiles)
+
+    return model, ask
+
+
+def test_the_images_of_neighbours_do_not_matter_in_any_bit():
+    model, ask = _seeing()
+    sampler = replace(SAMPLER, piece=7)
+    own = ask(0, 1)
+    (alone,) = sampler(model, [own])
+    for images in (1, 2, 5):
+        together = {each.prompt: each for each in sampler(model, [own, ask(1, images)])}
+        _assert_equal_bit_for_bit({0: alone}, together)
+
+
+def test_a_patch_is_never_drawn_and_stays_in_the_softmax():
+    model, ask = _seeing()
+    eager = jax.tree.map(lambda leaf: leaf, model)
+    eager.head = model.head.replace(model.head[...].at[:, 149].set(100 * model.head[...][:, 3]))
+    for temperature in (0.0, 1.0):
+        sampler = replace(SAMPLER, piece=7, sampling=Sampling(temperature=temperature))
+        found = list(sampler(eager, [ask(number, 1) for number in range(6)]))
+        assert all(149 not in each.tokens for each in found)
+        assert min(each.logprobs.min() for each in found) < -20
 
 
 def _refuse(request, match, sampler=SAMPLER):

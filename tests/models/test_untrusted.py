@@ -202,6 +202,10 @@ BAD: dict[str, tuple[Mutation, str]] = {
     "place absolute": (shards(lambda folder, found: found.update({EMBED: "/etc/passwd"})), "a file beside it"),
     "place below": (shards(lambda folder, found: found.update({EMBED: "a/b.safetensors"})), "a file beside it"),
     "place is the folder": (shards(lambda folder, found: found.update({EMBED: ".."})), "a file beside it"),
+    "place an endless name": (
+        shards(lambda folder, found: found.update({EMBED: "a" * 300 + ".safetensors"})),
+        "it must be the name of a file beside it",
+    ),
     "place a pickle": (shards(lambda folder, found: found.update({EMBED: "a.bin"})), "never pickles"),
     "shard a link to outside": (shards(link), "is a link to .*, outside its folder"),
     "missing shard": (shards(lambda folder, _: (folder / TWO).unlink()), f"lacks {TWO}; download the whole"),
@@ -254,6 +258,9 @@ BAD: dict[str, tuple[Mutation, str]] = {
     "floor of nothing": (config(floor_scale=0), "floor_scale = 0; .* from 1 to"),
     "layer list of texts": (config(no_rope_layers=["1"] * 8), "it must list whole numbers below 2"),
     "layer list too short": (config(no_rope_layers=[1]), "lists 1 no_rope_layers for 8 layers"),
+    "masks unlike the turns": (config(layer_types=["full_attention"] * 8), "layer_types = a list of 8 that are not"),
+    "masks a text": (config(layer_types="banana"), "layer_types = 'banana' that are not those of its no_rope_layers"),
+    "floor a fraction": (config(floor_scale=4.9), "floor_scale = 4.9; it must be a whole number"),
     "experts in a layer that is not": (config(moe_layers=[8]), "moe_layers = .* below 8"),
     "rope a list": (config(rope_parameters=[1]), "rope_parameters = a list of 1; it must be an object"),
     "rope without theta": (config(rope_parameters={"rope_type": "default"}), "lacks rope_theta"),
@@ -262,6 +269,7 @@ BAD: dict[str, tuple[Mutation, str]] = {
     "tower a text": (inner("vision_config", hidden_size="wide"), "hidden_size = 'wide'"),
     "tower of a trillion": (inner("vision_config", image_size=10**12), "image_size = 1000000000000"),
     "tower of other sizes": (inner("vision_config", projector_input_dim=5), "projector_input_dim = 5; this model only"),
+    "tower that shuffles all": (inner("vision_config", pixel_shuffle_ratio=1e-310), "Vision.ratio = 1e-310"),
     "tower that does not shuffle": (inner("vision_config", pixel_shuffle_ratio=0.3), "Vision.ratio = 0.3"),
     "text of another kind": (inner("text_config", model_type="gpt2"), "a text_config of 'gpt2'"),
 }

@@ -134,7 +134,7 @@ def row(*counts):
 
 def test_frames_of_a_video_are_images_read_in_order(model, images):
     video = row(4, 4, 4)
-    seen = jax.jit(lambda images: model.read(video, Layout.dense(*video.shape), PLAIN, images))
+    seen = jax.jit(lambda images: model.read(video, Layout.dense(*video.shape), PLAIN, model.look(images, PLAIN)))
     features = jax.jit(lambda tiles: model.vision(tiles))(images[0])
     np.testing.assert_allclose(seen(images)[0, np.asarray(video[0]) == PATCH], rearrange(features, "i k d -> (i k) d"))
     turned = seen(images[:, ::-1])
