@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Bool, Int, UInt8
+from jaxtyping import Array, Bool, Int
 from matplotlib.figure import Figure
 
 from distill import AdamW, Experiment, Learner, Stage, WarmupCosine, launch, load_weights
@@ -53,9 +53,9 @@ class Haystack:
     """0 is the beginning of the filler, 1 its end"""
 
 
-def compose(random: np.random.Generator, tokens: int, keys: UInt8[np.ndarray, " n"]) -> Haystack:
+def compose(random: np.random.Generator, tokens: int, needles: int) -> Haystack:
     """A document of so many tokens, the first and last of which are the specials around every document."""
-    needles = len(keys)
+    keys = random.permutation(np.frombuffer(KEYS, np.uint8))[:needles]
     pairs = np.stack([keys, random.choice(np.frombuffer(VALUES, np.uint8), needles)], axis=1)
     questions = np.concatenate([random.permutation(needles) for _ in range(2)])
     size = tokens - 2 - 2 * needles - 2 * len(questions)
@@ -70,7 +70,7 @@ def compose(random: np.random.Generator, tokens: int, keys: UInt8[np.ndarray, " 
 
 @dataclass(frozen=True)
 class Haystacks:
-    """A corpus of such documents, of 16 to `length` tokens, made as they are read.
+    """A corpus of such documents, of 16 to `length` + 1 tokens, made as they are read.
 
     A row of the stage holds six or seven of them, each attending to itself alone, and cuts the last.
     """
@@ -106,10 +106,9 @@ class _Documents:
 
     def __getitem__(self, index: int) -> Document:
         random = np.random.default_rng([index, self.train])
-        tokens = int(random.integers(16, self.length + 1))
+        tokens = int(random.integers(16, self.length + 2))
         needles = int(random.integers(1, min(NEEDLES, (tokens - 2) // 6) + 1))
-        stack = compose(random, tokens, random.permutation(np.frombuffer(KEYS, np.uint8))[:needles])
-        return {"text": bytes(stack.tokens[1:-1].astype(np.uint8)), "domain": "text"}
+        return {"text": bytes(compose(random, tokens, needles).tokens[1:-1].astype(np.uint8)), "domain": "text"}
 
 
 FULL = replace(
@@ -154,8 +153,7 @@ def answered(model: Llama4, tokens: Int[Array, "b t1"], asked: Int[Array, "b n"]
 def retrieval(model: Llama4, length: int, rows: int) -> list[float]:
     """Share of needles found in each fifth of documents of `length` tokens, the first fifth first."""
     random = np.random.default_rng(length)
-    keys = np.frombuffer(KEYS, np.uint8)
-    stacks = [compose(random, length + 1, random.permutation(keys)[:NEEDLES]) for _ in range(rows)]
+    stacks = [compose(random, length + 1, NEEDLES) for _ in range(rows)]
     tokens, asked, depths = (np.stack([vars(each)[name] for each in stacks]) for name in ("tokens", "asked", "depths"))
     some = [slice(first, first + 16) for first in range(0, rows, 16)]  # at a time: whole rows of scores are large
     right = np.concatenate([answered(model, tokens[rows], asked[rows]) for rows in some])
