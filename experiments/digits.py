@@ -1,12 +1,13 @@
 """What is a teacher that sees worth where labels are few: is its word on other images better than a hundred labels?
 
 A Behemoth-style teacher with a vision tower learns to read scikit-learn's handwritten digits from 1297 labelled images
-of 8 x 8 pixels (500 are held out; question and answer are text). Three Scout-style students with towers of their own
+of 8 x 8 pixels (500 are held out; question and answer are text). Four Scout-style students with towers of their own
 start from the same weights and take the same steps:
 
     alone     a hundred images and their labels
-    same      the same hundred images and labels, and the teacher
-    distil    all the teacher's images, and the teacher; their labels have no weight
+    same      the same hundred images and labels, and the teacher: alone is its twin
+    labels    all the teacher's images and their labels
+    distil    all the teacher's images, and the teacher; the labels have no weight: labels is its twin
 
     python -m experiments.digits --seeds 5      # the table in experiments/README.md, with paired 95 % intervals
     python -m experiments.digits --tiny         # the same in a minute
@@ -115,12 +116,16 @@ EXPERIMENT = Experiment(
     stages=(
         Stage(name="teach", learners=(TEACHER,), steps=400, rows=32, length=21),
         replace(ALONE, name="distil", learners=(LISTENER,), teacher="behemoth", documents=None),
+        replace(ALONE, name="labels", documents=None),
         replace(ALONE, name="same", teacher="behemoth"),
         ALONE,
     ),
-    compare=("distil", "alone"),
+    compare=("same", "alone"),
     held_out=16,
 )
+
+PAIRS = (("same", "alone"), ("distil", "labels"), ("distil", "alone"))
+"""who is held against whom; the last two saw other images"""
 
 
 def score(options: Options) -> dict[str, list[Score]]:
@@ -155,9 +160,9 @@ def main(arguments: Sequence[str]) -> None:
         print(
             f"  {stage:8}{np.mean(values['accuracy']):8.1%} right{np.mean(values['cross_entropy']):9.4f} nats a digit"
         )
-    for stage in ("distil", "same"):
+    for first, second in PAIRS:
         for field in ("accuracy", "cross_entropy"):
-            print(f"  {stage} - alone, {field}: {paired(figures[stage][field], figures['alone'][field])}")
+            print(f"  {first} - {second}, {field}: {paired(figures[first][field], figures[second][field])}")
     write_json(options.folder / "digits.json", figures)
 
 

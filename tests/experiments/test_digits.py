@@ -38,11 +38,18 @@ def test_no_image_is_both_held_out_and_trained_on():
 
 
 def test_the_students_differ_in_nothing_but_what_they_are_told():
-    _, distil, same, alone = EXPERIMENT.stages
-    assert distil.stream == same.stream == alone.stream
-    assert distil.steps == same.steps == alone.steps
-    assert distil.learners[0].model == same.learners[0].model == alone.learners[0].model
+    _, distil, labels, same, alone = EXPERIMENT.stages
+    assert (
+        len(
+            {
+                (one.stream, one.steps, one.learners[0].name, one.learners[0].model)
+                for one in (distil, labels, same, alone)
+            }
+        )
+        == 1
+    )
     assert same.documents == alone.documents == 100
+    assert distil.documents is labels.documents is None
 
 
 def test_without_scikit_learn_there_is_a_message(monkeypatch):
@@ -63,6 +70,7 @@ def test_a_small_version_ends_with_its_figures(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(digits, "EXPERIMENT", replace(EXPERIMENT, stages=stages))
     digits.main(["--tiny", "--quiet", "--run", str(tmp_path / "run")])
     figures = json.loads((tmp_path / "run" / "digits.json").read_text())
-    assert list(figures) == ["teach", "distil", "same", "alone"]
+    assert list(figures) == ["teach", "distil", "labels", "same", "alone"]
     assert all(0 <= np.mean(values["accuracy"]) <= 1 for values in figures.values())
-    assert "distil - alone, accuracy" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert all(f"{first} - {second}, accuracy" in said for first, second in digits.PAIRS)
