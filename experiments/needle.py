@@ -131,10 +131,10 @@ EXPERIMENT = Experiment(
                 Learner(name=name, model=config, optimizer=AdamW(rate=WarmupCosine(peak=6e-3)))
                 for name, config in VARIANTS.items()
             ),
-            steps=900,
+            steps=1500,
             rows=8,
             length=4 * LENGTH,
-            save_every=300,
+            save_every=500,
         ),
     ),
     corpus=Haystacks(),
