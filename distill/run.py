@@ -26,6 +26,7 @@ from distill.environment import changed, environment
 from distill.metrics import read
 from distill.resolved import differences, to_json
 from models.bpe import open_tokenizer
+from models.disk import new_folder, sync
 from models.tokenizer import Bytes, Tokenizer
 
 SCHEMA = 1
@@ -98,19 +99,14 @@ class Run:
 
     def write_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Writes the folder tokenizer/. Raises ValueError if the run was begun with another one."""
-        folder, beside = self.path / "tokenizer", self.path / ".tokenizer.tmp"
+        folder = self.path / "tokenizer"
         old = open_tokenizer(folder).fingerprint if folder.exists() else None
         if old == tokenizer.fingerprint:
             return
         self._hold("tokenizer", old or tokenizer.fingerprint, tokenizer.fingerprint)
-        for stale in (beside, folder):
-            shutil.rmtree(stale, ignore_errors=True)
-        beside.mkdir()
-        tokenizer.save(beside)
-        for written in (*beside.iterdir(), beside):
-            _sync(written)
-        beside.replace(folder)
-        _sync(self.path)
+        shutil.rmtree(folder, ignore_errors=True)
+        with new_folder(folder) as beside:
+            tokenizer.save(beside)
 
     def write_given(self, fingerprints: dict[str, str]) -> None:
         """Writes given.json, what the models given to the run are. Raises ValueError if it was begun with others."""
@@ -182,15 +178,7 @@ def write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
-    _sync(path.parent)  # the rename too
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(path.parent)  # the rename too
 
 
 def _check_folder(path: Path) -> None:

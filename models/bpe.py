@@ -31,7 +31,7 @@ LONGEST_RUN = 25_000
 
 
 @dataclass(frozen=True)
-class BPE:
+class BPE(Tokenizer):
     """The tokens of a file, then special ones: Llama 4's 2,048 after its 200,000, otherwise the 17 of models.ranks.
 
     path: in tiktoken's format (Llama 4's `tokenizer.model`, or what `train` writes), or a `tokenizer.json`. It is read
@@ -62,21 +62,6 @@ class BPE:
         return len(self.ranks.tokens) + len(self.ranks.specials)
 
     @property
-    def begin(self) -> int:
-        """Id that opens every document."""
-        return self.special("begin_of_text")
-
-    @property
-    def end(self) -> int:
-        """Id that closes every document."""
-        return self.special("end_of_text")
-
-    @property
-    def pad(self) -> int:
-        """Id where there is no text."""
-        return self.special("finetune_right_pad")
-
-    @property
     def fingerprint(self) -> str:
         """12 hex digits that change when any id changes its meaning, and only then."""
         parts = (b"bpe", *self.ranks.tokens, SPLIT.encode(), *(name.encode() for name in self.ranks.specials))
@@ -103,10 +88,6 @@ class BPE:
         tokens = [self.encode(part) if i % 2 == 0 else self._singles(part) for i, part in enumerate(parts)]
         return np.concatenate(tokens)
 
-    def document(self, text: str | bytes) -> Int[np.ndarray, "n"]:
-        """Ids [n] (int32) of a whole document: begin_of_text, the text, end_of_text."""
-        return np.concatenate(([self.begin], self.encode(text), [self.end]), dtype=np.int32)
-
     def raw(self, tokens: Int[np.ndarray, "n"] | list[int]) -> bytes:
         """Bytes of ids [n]; specials appear as `<|name|>`.
 
@@ -114,14 +95,6 @@ class BPE:
           ValueError: an id is outside the vocabulary.
         """
         return self._encoding.decode_bytes(checked(tokens, self.vocab))
-
-    def decode(self, tokens: Int[np.ndarray, "n"] | list[int]) -> str:
-        """Text of ids [n], for reading: specials appear as `<|name|>`, bytes that are not UTF-8 as U+FFFD.
-
-        Raises:
-          ValueError: an id is outside the vocabulary.
-        """
-        return self.raw(tokens).decode("utf-8", "replace")
 
     def save(self, folder: str | Path) -> None:
         """Write the files by which transformers and vLLM read this tokenizer into an existing folder."""

@@ -7,10 +7,7 @@ Nothing is unpickled; a file is read when its sha256 is right, and into a shape 
 """
 
 import hashlib
-import json
 import math
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import cache, partial
@@ -25,9 +22,10 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
 from models.config import Config
+from models.disk import check_free, new_folder, write_json
 from models.huggingface.config_in import parse_config
 from models.huggingface.config_out import Ids, compose_config
-from models.huggingface.files import read_json, show
+from models.huggingface.files import check_names, read_json, show
 from models.llama4 import Llama4
 from models.quantize import Recipe, quantize
 
@@ -45,15 +43,13 @@ def save(folder: str | Path, model: Llama4, recipe: Recipe) -> None:
         ValueError: there is something at `folder`, or the model is not what the recipe makes.
     """
     folder = Path(folder)
-    if folder.exists() or folder.is_symlink():
-        raise ValueError(f"{folder} is there already; name a folder that is not, or delete it")
+    check_free(folder)
     found, wanted = _named(model), _named(_abstract(model.config, recipe))
     for name, leaf in wanted.items():
-        if name not in found or found[name].shape != leaf.shape or not _same_kind(found[name].dtype, leaf.dtype):
+        own = found.get(name)
+        if own is None or own.shape != leaf.shape or not _same_kind(own.dtype.name, leaf.dtype.name):
             raise ValueError(f"{name} is not what {recipe} makes; save a model with the recipe that quantised it")
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    beside.mkdir(parents=True)
-    try:
+    with new_folder(folder) as beside:
         arrays, number = {}, 0
         for name, leaf in found.items():
             files = []
@@ -63,10 +59,7 @@ def save(folder: str | Path, model: Llama4, recipe: Recipe) -> None:
             arrays[name] = {"dtype": leaf.dtype.name, "shape": leaf.shape, "files": files}
         about = {"format": FORMAT, "config": compose_config(model.config, "bfloat16", Ids())}
         about |= {"pattern": len(model.config.pattern), "recipe": asdict(recipe), "arrays": arrays}
-        (beside / INDEX).write_text(json.dumps(about, indent=1) + "\n")
-        beside.rename(folder)  # nothing has the name `folder` until all of it is there
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        write_json(beside / INDEX, about)
 
 
 def load(folder: str | Path, shardings: Callable[[Any], PyTree[Sharding]] | None = None) -> Llama4:
@@ -139,21 +132,16 @@ def _stacked(name: str) -> bool:
     return name.startswith("periods.")
 
 
-def _same_kind(one: np.dtype, other: np.dtype) -> bool:
-    return one == other or (one.name in FLOATS and other.name in FLOATS)
+def _same_kind(one: str, other: str) -> bool:
+    return one == other or (one in FLOATS and other in FLOATS)
 
 
 def _match(
     folder: Path, wanted: Mapping[str, Any], kinds: Mapping[str, str], files: Mapping[str, list[tuple[str, str]]]
 ) -> None:
-    missing, unknown = sorted(wanted.keys() - kinds.keys()), sorted(kinds.keys() - wanted.keys())
-    if missing or unknown:
-        raise ValueError(
-            f"The arrays of {folder} are not those of its config and recipe: "
-            f"{len(missing)} missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}"
-        )
+    check_names(f"The arrays of {folder} are not those of its config and recipe", kinds, wanted)
     for name, leaf in wanted.items():
-        if kinds[name] != leaf.dtype.name and not (kinds[name] in FLOATS and leaf.dtype.name in FLOATS):
+        if not _same_kind(kinds[name], leaf.dtype.name):
             raise ValueError(f"{folder} has {name} in {show(kinds[name])}; by its recipe it must be {leaf.dtype.name}")
         count = leaf.shape[0] if _stacked(name) else 1
         if len(files[name]) != count:

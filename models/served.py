@@ -1,9 +1,9 @@
 """The files from which transformers and vLLM make a tokenizer and an image processor, beside the weights of a model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from models.disk import write_json
 from models.images import TILES
 from models.ranks import characters
 from models.tokenizer import SPLIT
@@ -43,9 +43,9 @@ def write(folder: str | Path, tokens: tuple[bytes, ...], specials: tuple[str, ..
         "clean_up_tokenization_spaces": False,
         **named,
     }
-    _write_json(Path(folder) / "tokenizer.json", _describe(tokens, specials))
-    _write_json(Path(folder) / "tokenizer_config.json", config)
-    _write_json(Path(folder) / "special_tokens_map.json", named)
+    write_json(Path(folder) / "tokenizer.json", _describe(tokens, specials))
+    write_json(Path(folder) / "tokenizer_config.json", config)
+    write_json(Path(folder) / "special_tokens_map.json", named)
     (Path(folder) / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
 
 
@@ -64,12 +64,8 @@ def write_processor(folder: str | Path, vision: Vision) -> None:
         **dict.fromkeys(("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"), True),
     }
     both = {"processor_class": "Llama4Processor", "patch_size": vision.patch, "pixel_shuffle_ratio": vision.ratio}
-    _write_json(Path(folder) / "preprocessor_config.json", images)
-    _write_json(Path(folder) / "processor_config.json", both)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_json(Path(folder) / "preprocessor_config.json", images)
+    write_json(Path(folder) / "processor_config.json", both)
 
 
 def _describe(tokens: tuple[bytes, ...], specials: tuple[str, ...]) -> dict[str, Any]:

@@ -50,17 +50,17 @@ class Tokenizer(Protocol):
     @property
     def begin(self) -> int:
         """Id that opens every document."""
-        ...
+        return self.special("begin_of_text")
 
     @property
     def end(self) -> int:
         """Id that closes every document."""
-        ...
+        return self.special("end_of_text")
 
     @property
     def pad(self) -> int:
         """Id where there is no text."""
-        ...
+        return self.special("finetune_right_pad")
 
     @property
     def fingerprint(self) -> str:
@@ -77,15 +77,19 @@ class Tokenizer(Protocol):
 
     def document(self, text: str | bytes) -> Int[np.ndarray, "n"]:
         """Ids [n] (int32) of a whole document: begin_of_text, the text, end_of_text."""
-        ...
+        return np.concatenate(([self.begin], self.encode(text), [self.end]), dtype=np.int32)
 
     def raw(self, tokens: Int[np.ndarray, "n"] | list[int]) -> bytes:
         """Bytes of ids [n]; specials appear as `<|name|>`. ValueError: an id is outside the vocabulary."""
         ...
 
     def decode(self, tokens: Int[np.ndarray, "n"] | list[int]) -> str:
-        """Text of ids [n], for reading: bytes that are not UTF-8 appear as U+FFFD. ValueError: as `raw`."""
-        ...
+        """Text of ids [n], for reading: specials appear as `<|name|>`, bytes that are not UTF-8 as U+FFFD.
+
+        Raises:
+          ValueError: an id is outside the vocabulary.
+        """
+        return self.raw(tokens).decode("utf-8", "replace")
 
     def save(self, folder: str | Path) -> None:
         """Write the files by which transformers and vLLM read this tokenizer into an existing folder."""
@@ -93,7 +97,7 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True)
-class Bytes:
+class Bytes(Tokenizer):
     """Ids 0..255 are bytes, 256..271 the specials: a vocabulary of 272.
 
     A text never becomes a special token, whatever is written in it: specials enter by id alone.
@@ -103,21 +107,6 @@ class Bytes:
     def vocab(self) -> int:
         """Number of ids."""
         return 256 + len(SPECIALS)
-
-    @property
-    def begin(self) -> int:
-        """Id that opens every document."""
-        return self.special("begin_of_text")
-
-    @property
-    def end(self) -> int:
-        """Id that closes every document."""
-        return self.special("end_of_text")
-
-    @property
-    def pad(self) -> int:
-        """Id where there is no text."""
-        return self.special("finetune_right_pad")
 
     @property
     def fingerprint(self) -> str:
@@ -139,10 +128,6 @@ class Bytes:
         raw = text.encode("utf-8", "replace") if isinstance(text, str) else text
         return np.frombuffer(raw, np.uint8).astype(np.int32)
 
-    def document(self, text: str | bytes) -> Int[np.ndarray, "n"]:
-        """Ids [n] (int32) of a whole document: begin_of_text, the text, end_of_text."""
-        return np.concatenate(([self.begin], self.encode(text), [self.end]), dtype=np.int32)
-
     def raw(self, tokens: Int[np.ndarray, "n"] | list[int]) -> bytes:
         """Bytes of ids [n]; specials appear as `<|name|>`.
 
@@ -151,14 +136,6 @@ class Bytes:
         """
         parts = (bytes([i]) if i < 256 else f"<|{SPECIALS[i - 256]}|>".encode() for i in checked(tokens, self.vocab))
         return b"".join(parts)
-
-    def decode(self, tokens: Int[np.ndarray, "n"] | list[int]) -> str:
-        """Text of ids [n], for reading: specials appear as `<|name|>`, bytes that are not UTF-8 as U+FFFD.
-
-        Raises:
-          ValueError: an id is outside the vocabulary.
-        """
-        return self.raw(tokens).decode("utf-8", "replace")
 
     def save(self, folder: str | Path) -> None:
         """Write the files by which transformers and vLLM read this tokenizer into an existing folder."""

@@ -10,7 +10,7 @@ import math
 import os
 import stat
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MOST_HEADER:
         raise ValueError(f"{path} is {path.stat().st_size} bytes; {MOST_HEADER} are the most that is read")
     return _parse(path.read_bytes(), path)
+
+
+def check_names(complaint: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuses what has other names than are wanted, and says which."""
+    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing or unknown:
+        raise ValueError(f"{complaint}: {len(missing)} missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}")
 
 
 def show(value: Any) -> str:

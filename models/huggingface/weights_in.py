@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree, Shaped
 
 from models.config import Config
 from models.huggingface.config_in import read_config
-from models.huggingface.files import Tensor, open_tensors
+from models.huggingface.files import Tensor, check_names, open_tensors
 from models.huggingface.names import LANGUAGE, Place, parameter_name, places
 from models.llama4 import Llama4
 
@@ -118,12 +118,7 @@ def open_checkpoint(folder: str | Path, text_only: bool = False) -> Checkpoint:
 
 
 def _match(folder: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Place]) -> None:
-    missing, unknown = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    if missing or unknown:
-        raise ValueError(
-            f"The tensors of {folder} are not those of its config.json: "
-            f"{len(missing)} missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}"
-        )
+    check_names(f"The tensors of {folder} are not those of its config.json", tensors, wanted)
     for name, place in wanted.items():
         if tensors[name].shape != place.shape:
             raise ValueError(f"{name} is of shape {tensors[name].shape}; by config.json it must be {place.shape}")

@@ -1,7 +1,6 @@
 """Weights out: a folder that transformers and vLLM read, written beside its place and renamed when it is whole."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from models.config import Config
+from models.disk import check_free, new_folder, write_json
 from models.huggingface.config_out import Ids, compose_config, compose_generation
 from models.huggingface.files import DTYPES, INDEX, SINGLE
 from models.huggingface.names import Place, parameter_name, places
@@ -76,30 +76,20 @@ def save(
     """
     folder = Path(folder)
     items = _items(model, dtype)
-    if folder.exists() or folder.is_symlink():
-        raise ValueError(f"{folder} is there already; name a folder that is not, or delete it")
+    check_free(folder)
     _check_bias(bias)
     if tokenizer is not None:
         _check_tokenizer(model.config, tokenizer)
     ids = Ids.of(tokenizer) if tokenizer is not None else ids or Ids()
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    beside.mkdir(parents=True)
-    try:
+    with new_folder(folder) as beside:
         _write_weights(beside, items, shard_bytes, progress)
         main = max({item.dtype for item in items}, key=lambda one: sum(i.bytes for i in items if i.dtype == one))
-        _write_json(beside / "config.json", compose_config(model.config, main.name, ids))
-        _write_json(beside / "generation_config.json", compose_generation(model.config, ids, generation or {}))
+        write_json(beside / "config.json", compose_config(model.config, main.name, ids))
+        write_json(beside / "generation_config.json", compose_generation(model.config, ids, generation or {}))
         if tokenizer is not None:
             _write_readers(beside, tokenizer, model)
         for path in copied:
             shutil.copyfile(path, beside / path.name)
-        for path in beside.rglob("*"):
-            _sync(path)
-        _sync(beside)
-        beside.rename(folder)
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _check_bias(bias: Float[Array, "p m e"] | None) -> None:
@@ -171,7 +161,7 @@ def _write_weights(folder: Path, items: Sequence[Item], shard_bytes: float, prog
                 if progress is not None:
                     progress(done, total)
     if len(shards) > 1:
-        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": index})
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": index})
 
 
 def _shards(items: Sequence[Item], most: float) -> list[list[Item]]:
@@ -233,16 +223,3 @@ def _cutter(shape: tuple[int, ...]) -> Callable[[Array, np.ndarray], Array]:
 
 def _write_all(file: BinaryIO, piece: np.ndarray) -> None:
     file.write(piece.view(np.uint8).data)
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def _sync(path: Path) -> None:
-    """On the disk, not only in its cache: a rename must not come before what it names."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

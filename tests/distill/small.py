@@ -1,5 +1,7 @@
 """A small experiment, its batches and its states: what the tests of the loop share."""
 
+import os
+import signal
 from dataclasses import replace
 
 import jax
@@ -9,6 +11,7 @@ from einops import rearrange
 from distill import AdamW, Experiment, Learner, Mesh, Stage, WarmupCosine
 from distill import mesh as meshes
 from distill.data.batch import Batch
+from distill.metrics import Metrics
 from distill.state import State, create
 from distill.step import Step
 from distill.teacher import LiveTeacher, Silent
@@ -80,6 +83,18 @@ def experiment(**changes) -> Experiment:
         stage(learner("student"), name="distil", teacher="teacher", stream=1),
     )
     return Experiment(**({"name": "small", "stages": stages, "held_out": 1, "glance": 1} | changes))
+
+
+def interrupt(monkeypatch, stage: str, step: int):
+    """Ctrl-C, as soon as this step of this stage is written down."""
+    written = Metrics.write
+
+    def ask(self, now, number, **values):
+        written(self, now, number, **values)
+        if (now, number, values["kind"]) == (stage, step, "train"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Metrics, "write", ask)
 
 
 QUIET = RouterHealth(balance=0.0)

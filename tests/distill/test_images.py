@@ -1,8 +1,6 @@
 """Images in text: from documents to rows, through a step, and through a whole run."""
 
 import json
-import os
-import signal
 from dataclasses import dataclass, replace
 
 import jax
@@ -18,7 +16,6 @@ from distill.data.question import Reader
 from distill.evaluate import evaluate
 from distill.experiment import Experiment
 from distill.launch import run_experiment
-from distill.metrics import Metrics
 from distill.optim import decayed, muon_dimensions
 from distill.state import abstract
 from distill.step import Step
@@ -28,7 +25,7 @@ from models.config import Layer, Vision
 from models.llama4 import Execution
 from models.tokenizer import Bytes
 from models.vision import check_images
-from tests.distill.small import MOE, QUIET, assert_close, learner, stage, states, take
+from tests.distill.small import MOE, QUIET, assert_close, interrupt, learner, stage, states, take
 
 # One patch token a tile.
 EYE = Vision(width=8, layers=1, heads=2, hidden=32, image=8, patch=4, output=8, rope_theta=100.0, patch_token=268)
@@ -301,14 +298,7 @@ def small(**changes):
 
 def test_a_run_on_images_that_is_stopped_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
     run_experiment(small(), tmp_path / "whole", quiet=True)
-    written = Metrics.write
-
-    def ask(self, stage, step, **values):
-        written(self, stage, step, **values)
-        if (stage, step) == ("distil", 3):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Metrics, "write", ask)
+    interrupt(monkeypatch, "distil", 3)
     with pytest.raises(loop.Interrupted, match="stopped in stage distil after step 3 of 4"):
         run_experiment(small(), tmp_path / "cut", quiet=True)
     monkeypatch.undo()

@@ -2,9 +2,7 @@
 
 import gc
 import json
-import os
 import shutil
-import signal
 import threading
 import warnings
 from dataclasses import dataclass, replace
@@ -23,7 +21,7 @@ from distill.teacher import Silent
 from distill.trained import model_config
 from losses import Distill, NoGate
 from models.llama4 import Execution
-from tests.distill.small import MOE, WIDE, experiment, learner, stage
+from tests.distill.small import MOE, WIDE, experiment, interrupt, learner, stage
 
 BYTES = replace(MOE, vocab=272)
 
@@ -87,16 +85,7 @@ def test_a_finished_run_is_not_trained_again(finished, text):
 
 def test_a_run_asked_to_stop_goes_on_to_the_same_numbers(finished, text, tmp_path, monkeypatch):
     whole, _ = finished
-    from distill.metrics import Metrics
-
-    written = Metrics.write
-
-    def ask(self, stage, step, **values):
-        written(self, stage, step, **values)
-        if (stage, step) == ("distil", 3):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Metrics, "write", ask)
+    interrupt(monkeypatch, "distil", 3)
     with pytest.raises(Interrupted, match="stopped in stage distil after step 3 of 4"):
         run_experiment(small(text), tmp_path / "run", quiet=True)
     monkeypatch.undo()
@@ -132,18 +121,9 @@ def test_a_stage_that_goes_back_takes_the_later_ones_with_it(finished, text, tmp
 
 def test_whoever_is_asked_to_stop_in_the_last_step_is_not_evaluated(finished, text, tmp_path, monkeypatch):
     whole, results = finished
-    from distill.metrics import Metrics
-
-    written = Metrics.write
-
-    def ask(self, stage, step, **values):
-        written(self, stage, step, **values)
-        if (stage, step, values["kind"]) == ("alone", 4, "train"):
-            os.kill(os.getpid(), signal.SIGINT)
-
     shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "alone" / "4")
-    monkeypatch.setattr(Metrics, "write", ask)
+    interrupt(monkeypatch, "alone", 4)
     with pytest.raises(Interrupted, match="stopped before the evaluation of stage teach"):
         run_experiment(small(text), tmp_path / "run", quiet=True)
     monkeypatch.undo()

@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
-from models import cost, huggingface
+from models import cost, disk, huggingface
 from models.config import MAVERICK, SCOUT, SCOUT_PICO, interleave, tiny
 from models.huggingface import __main__ as command
 from models.huggingface import files, weights_in, weights_out
@@ -196,7 +196,7 @@ def test_nothing_is_left_where_writing_failed(tmp_path, monkeypatch):
 
 def test_a_folder_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(weights_out, "_sync", lambda path: seen.append((tmp_path / "out").exists()))
+    monkeypatch.setattr(disk, "sync", lambda path: seen.append((tmp_path / "out").exists()))
     huggingface.save(tmp_path / "out", _model("scout_tiny"))
     assert seen[-1] and not any(seen[:-1]) and len(seen) > 3
 
