@@ -50,7 +50,7 @@ class Generation:
 
     @property
     def bytes(self) -> int:
-        """Read from memory at least: for each new token of a row all weights and half of the full cache."""
+        """Read from memory at least: each step, all weights but the embedding, and the cache as full as on average."""
         width = {"float32": 4, "bfloat16": 2}[self.dtype]
         size = self.size
         weights = size.parameters - size.vocab * size.width

@@ -43,11 +43,14 @@ def room(device: Any) -> int:
 def check_room(name: str, config: Config, recipe: Recipe, rows: int, capacity: int, available: int) -> None:
     """Refuses what cannot fit, before anything is drawn."""
     weights, cache = size(config, recipe), cache_bytes(config, rows, capacity)
-    if weights + cache + SLACK > available:
+    slack = SLACK
+    if rows * config.top_k >= config.experts:  # a layer's experts are all turned into bfloat16 at once
+        slack += 2 * config.experts * 3 * config.width * config.expert_width
+    if weights + cache + slack > available:
         raise SystemExit(
             f"{name} in int{recipe.bits} takes {weights / 2**30:.1f} GiB, its cache {cache / 2**30:.1f} and its "
-            f"intermediate values about {SLACK / 2**30:.0f}; {jax.devices()[0].device_kind} has "
-            f"{available / 2**30:.1f}: take fewer --bits, a smaller --config or another device"
+            f"intermediate values about {slack / 2**30:.1f}; {jax.devices()[0].device_kind} has "
+            f"{available / 2**30:.1f}: take fewer --bits or --rows, a smaller --config or another device"
         )
 
 

@@ -3,6 +3,7 @@
     quantized.json      the model's config, the recipe, and for every array its dtype, shape and files with sha256
     00000.safetensors   one array, or where layers are stacked its part in one repetition of the pattern
 
+A router's selection bias is no weight of the model and is not kept: a model trained with one loses it here.
 Nothing is unpickled; a file is read when its sha256 is right, and into a shape that the config and the recipe give.
 """
 
