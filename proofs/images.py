@@ -8,12 +8,11 @@ Half a minute.
 """
 
 import argparse
-import importlib.util
-import re
 import sys
 from pathlib import Path
 
 import numpy as np
+from peers.vision import load_torchvision
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = 300
@@ -38,22 +37,6 @@ def load_processor(side: int):
 
     llama4.find_supported_resolutions.cache_clear()  # it forgets that the tile size is among its arguments
     return llama4.Llama4ImageProcessor(size={"height": side, "width": side})
-
-
-def load_torchvision() -> None:
-    """Let torchvision load where its compiled operations do not fit the build of torch: resizing is torch's own."""
-    import torch
-
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.startswith("torchvision")]:
-            del sys.modules[name]
-        spec = importlib.util.find_spec("torchvision")
-        text = "".join(path.read_text() for path in Path(spec.origin).parent.glob("_*_registrations.py"))
-        load_torchvision.library = torch.library.Library("torchvision", "FRAGMENT")  # the names live as long as it does
-        for name in sorted(set(re.findall(r'(?:torchvision::|register_meta\(")(\w+)', text))):
-            load_torchvision.library.define(f"{name}(Tensor x) -> Tensor")
 
 
 def sample(tiles: np.ndarray, seed: int) -> np.ndarray:

@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from images import ROOT, draw, load_torchvision
+from images import ROOT, draw
+from peers.vision import load_torchvision
 
 ALPHABET = [*" \n\t\r'0aBé漢🦙\u0301\u200b\x00", "the", "'ll", "<|", "|>", "eot", "  ", "123", "ǅ", "İ", "\U000e0041"]
 

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Llama4ForCausalLM, Llama4ForConditionalGeneration
-from transformers.utils import logging
+from vision import load_torchvision
+
+load_torchvision()
+
+from transformers import Llama4ForCausalLM, Llama4ForConditionalGeneration  # noqa: E402
+from transformers.utils import logging  # noqa: E402
 
 
 def answer(folder: Path) -> None:
