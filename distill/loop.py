@@ -113,7 +113,8 @@ def _advance(
     mesh: jax.sharding.Mesh,
 ) -> None:
     """The loop itself."""
-    step = jax.jit(Step(stage.learners, stage.steps, room.experiment.execution), donate_argnums=0)
+    domains = room.experiment.corpus.manifest().domains
+    step = jax.jit(Step(stage.learners, stage.steps, room.experiment.execution, domains), donate_argnums=0)
     teacher = room.teacher(stage.teacher)
     glance = on_mesh(
         stage_loader(room.experiment, stage).held_out_batches(room.experiment.corpus, room.experiment.glance), mesh

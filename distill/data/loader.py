@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -92,7 +93,7 @@ class Loader:
         if "images" in documents[0]:
             shuffled = self._read(ordered.map(self._row))
         else:
-            packed = self._packed(ordered)
+            packed = self._packed(ordered, source.manifest().domains)
             shuffled = grain.experimental.WindowShuffleIterDataset(packed, window_size=self.window, seed=self.seed)
         return iter(shuffled.batch(rows, drop_remainder=True).map(self._batch))
 
@@ -112,7 +113,8 @@ class Loader:
         share = self._share(process, processes)
         documents = self._documents(source, "held_out", 1)
         ordered = grain.MapDataset.source(documents).seed(0).shuffle()
-        whole = self._read(ordered.map(self._row)) if "images" in documents[0] else self._packed(ordered)
+        seen = "images" in documents[0]
+        whole = self._read(ordered.map(self._row)) if seen else self._packed(ordered, source.manifest().domains)
         rows = islice(whole, count * self.rows)
         found = [{name: np.stack([row[name] for row in some]) for name in some[0]} for some in _groups(rows, self.rows)]
         mine = slice(process * share, (process + 1) * share)
@@ -141,12 +143,14 @@ class Loader:
             f"bring more text, or set a shorter length (it is {self.length})"
         )
 
-    def _packed(self, documents: Any) -> Any:
-        """A grain.MapDataset of documents as a grain.IterDataset of rows."""
+    def _packed(self, documents: Any, domains: tuple[str, ...]) -> Any:
+        """A grain.MapDataset of documents as a grain.IterDataset of rows; domains are numbered where there are many."""
         import grain
 
-        read = self._read(documents.map(self._tokenise))
-        return grain.experimental.ConcatThenSplitIterDataset(read, length_struct={"tokens": self.length + 1})
+        several = domains if len(domains) > 1 else ()
+        read = self._read(documents.map(partial(self._tokenise, domains=several)))
+        lengths = {name: self.length + 1 for name in ("tokens", *(["domains"] if several else []))}
+        return grain.experimental.ConcatThenSplitIterDataset(read, length_struct=lengths)
 
     def _read(self, documents: Any) -> Any:
         """A grain.MapDataset as a grain.IterDataset."""
@@ -155,10 +159,13 @@ class Loader:
         # No threads: the documents are in memory or nearly so, and grain's threads cost more than they save there.
         return documents.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
 
-    def _tokenise(self, document: Document) -> dict[str, Int[np.ndarray, "n"]]:
+    def _tokenise(self, document: Document, domains: tuple[str, ...] = ()) -> dict[str, Int[np.ndarray, "n"]]:
         if "images" in document:
             return {"tokens": self._reader().tokenise(document)["tokens"]}
-        return {"tokens": self.tokenizer.document(document["text"])}
+        tokens = self.tokenizer.document(document["text"])
+        if not domains:
+            return {"tokens": tokens}
+        return {"tokens": tokens, "domains": np.full_like(tokens, domains.index(document["domain"]))}
 
     def _row(self, document: Document) -> dict[str, np.ndarray]:
         return self._reader().row(document, self.length + 1)
