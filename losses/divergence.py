@@ -175,8 +175,9 @@ class AlphaBeta:
         elif a == 0.0:
             value = _limit(q, p, b)
         else:
-            both = jnp.exp(a * p + b * q)
-            value = (a * jnp.exp((a + b) * p) + b * jnp.exp((a + b) * q)) / (a + b) - both
+            # Around the larger of the two, so that what nearly agrees is not lost between powers near 1.
+            down, up = jnp.minimum(q - p, 0.0), jnp.minimum(p - q, 0.0)
+            value = jnp.exp((a + b) * p) * _bend(down, a, b) + jnp.exp((a + b) * q) * _bend(up, b, a)
             value = jnp.sum(value, axis=-1) / (a * b)
         return temperature**2 * value
 
@@ -252,6 +253,11 @@ def mixed(p: Float[Array, "b t n"], q: Float[Array, "b t n"], share: float) -> F
     if share in (0.0, 1.0):
         return p if share == 1.0 else q
     return jnp.logaddexp(jnp.log(share) + p, jnp.log1p(-share) + q)
+
+
+def _bend(gap: Float[Array, "b t n"], a: float, b: float) -> Float[Array, "b t n"]:
+    """(a + b x^(a+b)) / (a+b) - x^b for x = exp(gap) up to 1; 0 with its slope at 1."""
+    return b / (a + b) * jnp.expm1((a + b) * gap) - jnp.expm1(b * gap)
 
 
 def _limit(p: Float[Array, "b t n"], q: Float[Array, "b t n"], a: float) -> Float[Array, "b t"]:
