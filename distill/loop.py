@@ -38,9 +38,10 @@ class Interrupted(Exception):
 def stage_loader(experiment: Experiment, stage: Stage) -> Loader:
     """Stages of one stream draw the same batches; the learners of a stage, and their teacher, see alike."""
     vision, seed = stage.learners[0].model.vision, experiment.seed * 1000 + stage.stream
+    domains = experiment.corpus.manifest().domains
     return Loader(
         rows=stage.rows, length=stage.length, seed=seed, tokenizer=experiment.tokenizer, documents=stage.documents,
-        images=stage.images, vision=vision,
+        images=stage.images, vision=vision, domains=domains if len(domains) > 1 else (),
     )  # fmt: skip
 
 
@@ -113,12 +114,10 @@ def _advance(
     mesh: jax.sharding.Mesh,
 ) -> None:
     """The loop itself."""
-    domains = room.experiment.corpus.manifest().domains
-    step = jax.jit(Step(stage.learners, stage.steps, room.experiment.execution, domains), donate_argnums=0)
+    loader = stage_loader(room.experiment, stage)
+    step = jax.jit(Step(stage.learners, stage.steps, room.experiment.execution, loader.domains), donate_argnums=0)
     teacher = room.teacher(stage.teacher)
-    glance = on_mesh(
-        stage_loader(room.experiment, stage).held_out_batches(room.experiment.corpus, room.experiment.glance), mesh
-    )
+    glance = on_mesh(loader.held_out_batches(room.experiment.corpus, room.experiment.glance), mesh)
     clock = _Clock(room, stage, start)
     before = None
     with Progress(stage.steps, stage.name, start, quiet=room.quiet) as bar:

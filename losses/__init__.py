@@ -6,9 +6,9 @@ needed, in the experiment's own file, and passed in its place.
 Letters: b batch, t position, d width of the hidden states, v vocabulary, c positions of a piece, l layers, e experts.
 """
 
+from losses.adaptive import AdaptiveKL, ToDi
 from losses.distill import Distill
 from losses.divergence import (
-    AdaptiveKL,
     AlphaBeta,
     Divergence,
     ForwardKL,
@@ -16,7 +16,6 @@ from losses.divergence import (
     ReverseKL,
     SkewKL,
     SkewReverseKL,
-    ToDi,
     TotalVariation,
 )
 from losses.ensemble import Corrected, Ensemble

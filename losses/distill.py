@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from losses.adaptive import AdaptiveKL, ToDi
 from losses.chunk import total_loss
 from losses.divergence import (
-    AdaptiveKL,
     AlphaBeta,
     Divergence,
     ForwardKL,
@@ -17,7 +17,6 @@ from losses.divergence import (
     ReverseKL,
     SkewKL,
     SkewReverseKL,
-    ToDi,
     TotalVariation,
 )
 from losses.evidence import Evidence

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -62,6 +61,8 @@ class Loader:
     """images of a row, at most"""
     vision: Vision | None = None
     """how models see the images of documents that have some"""
+    domains: tuple[str, ...] = ()
+    """the corpus's domains, where tokens are to know the numbers of theirs"""
 
     def __post_init__(self) -> None:
         if self.length < 2:
@@ -93,7 +94,7 @@ class Loader:
         if "images" in documents[0]:
             shuffled = self._read(ordered.map(self._row))
         else:
-            packed = self._packed(ordered, source.manifest().domains)
+            packed = self._packed(ordered)
             shuffled = grain.experimental.WindowShuffleIterDataset(packed, window_size=self.window, seed=self.seed)
         return iter(shuffled.batch(rows, drop_remainder=True).map(self._batch))
 
@@ -114,7 +115,7 @@ class Loader:
         documents = self._documents(source, "held_out", 1)
         ordered = grain.MapDataset.source(documents).seed(0).shuffle()
         seen = "images" in documents[0]
-        whole = self._read(ordered.map(self._row)) if seen else self._packed(ordered, source.manifest().domains)
+        whole = self._read(ordered.map(self._row)) if seen else self._packed(ordered)
         rows = islice(whole, count * self.rows)
         found = [{name: np.stack([row[name] for row in some]) for name in some[0]} for some in _groups(rows, self.rows)]
         mine = slice(process * share, (process + 1) * share)
@@ -143,13 +144,12 @@ class Loader:
             f"bring more text, or set a shorter length (it is {self.length})"
         )
 
-    def _packed(self, documents: Any, domains: tuple[str, ...]) -> Any:
-        """A grain.MapDataset of documents as a grain.IterDataset of rows; domains are numbered where there are many."""
+    def _packed(self, documents: Any) -> Any:
+        """A grain.MapDataset of documents as a grain.IterDataset of rows."""
         import grain
 
-        several = domains if len(domains) > 1 else ()
-        read = self._read(documents.map(partial(self._tokenise, domains=several)))
-        lengths = {name: self.length + 1 for name in ("tokens", *(["domains"] if several else []))}
+        read = self._read(documents.map(self._tokenise))
+        lengths = {name: self.length + 1 for name in ("tokens", *(["domains"] if self.domains else []))}
         return grain.experimental.ConcatThenSplitIterDataset(read, length_struct=lengths)
 
     def _read(self, documents: Any) -> Any:
@@ -159,13 +159,13 @@ class Loader:
         # No threads: the documents are in memory or nearly so, and grain's threads cost more than they save there.
         return documents.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
 
-    def _tokenise(self, document: Document, domains: tuple[str, ...] = ()) -> dict[str, Int[np.ndarray, "n"]]:
+    def _tokenise(self, document: Document) -> dict[str, Int[np.ndarray, "n"]]:
         if "images" in document:
             return {"tokens": self._reader().tokenise(document)["tokens"]}
         tokens = self.tokenizer.document(document["text"])
-        if not domains:
+        if not self.domains:
             return {"tokens": tokens}
-        return {"tokens": tokens, "domains": np.full_like(tokens, domains.index(document["domain"]))}
+        return {"tokens": tokens, "domains": np.full_like(tokens, self.domains.index(document["domain"]))}
 
     def _row(self, document: Document) -> dict[str, np.ndarray]:
         return self._reader().row(document, self.length + 1)
