@@ -1,6 +1,7 @@
 """Divergences that choose between the forward and the reverse KL by where teacher and student stand."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ class AdaptiveKL:
     and of equals all; the forward KL weighs as much as sum |p - q| over the head, the reverse as over the tail. No
     gradient flows through the weights.
     """
+
+    detached: ClassVar[bool] = True
 
     mass: float = 0.5
 
@@ -48,6 +51,8 @@ class ToDi:
     The forward term counts where the teacher gives more, the reverse where the student does: w = sigmoid(log p -
     log q), without gradient.
     """
+
+    detached: ClassVar[bool] = True
 
     def __call__(
         self, signal: Signal, logits: Float[Array, "b t v"], temperature: Float[Array, ""]

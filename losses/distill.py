@@ -1,7 +1,7 @@
 """The distillation loss: soft and hard targets, weighted by a schedule and by how far the teacher is trusted."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,9 @@ class Distill:
       lens: what becomes of the teacher's signal before it is used.
       chunk: positions of t whose logits exist at a time; None for all. See `losses.chunk`.
     """
+
+    detached: ClassVar[bool] = True
+    """the gate is held fixed: the gradient is not the slope of the value"""
 
     soft: Divergences | Divergence = ForwardKL()
     hard: CrossEntropy | Hard = CrossEntropy()

@@ -1,7 +1,7 @@
 """How far a student's distribution is from what the teacher says.
 
 Letters of the formulas: p the teacher, q the student, both at the temperature, sums over the outcomes that a signal
-knows (the vocabulary, or its top-k and the rest). All is in nats and times temperature squared.
+knows (the vocabulary, or its top-k and the rest). All is in nats, times temperature squared but for TotalVariation.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from losses.signal import Signal, contract
 class Divergence(Protocol):
     """A divergence of a student from a teacher at every position, in nats, already times temperature squared.
 
-    The factor keeps the gradient's size about constant in the temperature, so that changing it does not change the
+    One that holds a part of itself fixed, so that its gradient is not its slope, has a class attribute `detached`. The
+    factor keeps the gradient's size about constant in the temperature, so that changing it does not change the
     balance of soft and hard targets (Hinton, Vinyals, Dean 2015, arXiv:1503.02531).
     """
 
@@ -186,14 +187,15 @@ class TotalVariation:
     """Half of sum |p - q|, in [0, 1]: 1 minus the rate at which the teacher accepts the student's drafts.
 
     Bounded and robust, but its gradient is small where q is, and jumps where both agree (f-distill, arXiv:2307.15190).
+    Times temperature, not its square: it is of first order where both nearly agree, the others of second.
     """
 
     def __call__(
         self, signal: Signal, logits: Float[Array, "b t v"], temperature: Float[Array, ""]
     ) -> Float[Array, "b t"]:
-        """T^2 / 2 sum |p - q|."""
+        """T / 2 sum |p - q|."""
         p, q = signal.against(logits, temperature).whole(self)
-        return temperature**2 * 0.5 * jnp.sum(jnp.abs(jnp.exp(p) - jnp.exp(q)), axis=-1)
+        return temperature * 0.5 * jnp.sum(jnp.abs(jnp.exp(p) - jnp.exp(q)), axis=-1)
 
 
 def mixed(p: Float[Array, "b t n"], q: Float[Array, "b t n"], share: float) -> Float[Array, "b t n"]:

@@ -85,7 +85,7 @@ def stated(formula, teacher, student, temperature=1.0):
 
     def total(student):
         p, q = (formulas.log_softmax(x, temperature) for x in (teacher, student))
-        return temperature**2 * formula(p, q)
+        return temperature ** (1 if formula is formulas.total_variation else 2) * formula(p, q)
 
     student = np.asarray(student, np.float64)
     slope = np.zeros(len(student))
