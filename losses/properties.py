@@ -56,7 +56,7 @@ def direction(divergence: Any) -> float:
         return 0.0
     dense, worst = Dense(jnp.asarray(TEACHER)), 0.0
     for beta, like in ((0.01, ForwardKL()), (0.99, ReverseKL())):
-        got = value_and_slope(replace(divergence, beta=beta), dense, STUDENT)[1]  # pyright: ignore[reportCallIssue]
+        got = value_and_slope(replace(divergence, beta=beta), dense, STUDENT)[1]  # pyright: ignore[reportCallIssue, reportArgumentType]
         want = value_and_slope(like, dense, STUDENT)[1]
         cosine = float((got * want).sum() / (np.linalg.norm(got) * np.linalg.norm(want) + 1e-30))
         worst = max(worst, 1.0 - cosine - 0.05)
