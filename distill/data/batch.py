@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from losses import Place
+from losses import Place, Signal
 from models.layout import Layout
 
 
@@ -34,6 +34,8 @@ class Batch:
     """number of the domain of each token's document, in the order of the names; None: one domain"""
     images: Float[Array, "... b i c y x"] | None = None
     """pixels of i tiles a row, zeros behind those of rows that have fewer; None: text alone"""
+    targets: Signal | None = None
+    """what a teacher said of these rows, where it comes from a store"""
 
     @classmethod
     def of_rows(cls, rows: Mapping[str, np.ndarray], pad: int) -> "Batch":
