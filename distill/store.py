@@ -24,6 +24,7 @@ from distill.data.batch import Batch
 from distill.data.loader import Loader
 from distill.experiment import Experiment, Stage
 from distill.loop import put, stage_loader
+from distill.manifest import with_tuples
 from distill.progress import Progress
 from distill.state import Weights
 from distill.stored import About, Rows, Store, identify
@@ -64,7 +65,7 @@ class Capture:
         done = store.shards(process)
         batches = self._loader().batches(self.experiment.corpus, process, processes)
         if done:
-            batches.set_state(done[-1].state)
+            batches.set_state(with_tuples(done[-1].state))
         start, ask = sum(shard.batches for shard in done), self.asker()
         share = self.stage.rows // processes
         records: list[bytes] = []

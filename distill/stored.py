@@ -102,7 +102,7 @@ class Store:
         if (self.folder / MANIFEST).exists():
             self.about.check(**vars(about))
             return
-        if self.folder.exists() and any(self.folder.iterdir()):
+        if self.folder.exists() and any(".partial" not in path.name for path in self.folder.iterdir()):
             raise ValueError(f"{self.folder} is not empty, and no store; name a new folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         _place(self.folder / MANIFEST, asdict(about))
