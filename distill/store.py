@@ -12,6 +12,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -219,11 +220,10 @@ if __name__ == "__main__":
 
     given = sys.argv[1:]
     ahead, behind = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    asks = {"capture": partial(capture, options=tuple(behind)), "verify": partial(verify, options=tuple(behind))}
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"capture": capture, "inspect": inspect, "verify": verify},
-            args=[*ahead, *(["--options", *behind] if behind else [])],
-            config=(tyro.conf.PositionalRequiredArgs,),
+            {**asks, "inspect": inspect}, args=ahead, config=(tyro.conf.PositionalRequiredArgs,)
         )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -1,5 +1,6 @@
 """How a teacher's word on a row of tokens is written into bytes, and read back as a batch with its targets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -101,24 +102,27 @@ class Form:
             raise ValueError(f"a token id beyond the vocabulary of {self.vocab}")
         return row
 
-    def batch(self, rows: list[dict[str, np.ndarray]]) -> Batch:
+    def batch(self, rows: Sequence[dict[str, np.ndarray]]) -> Batch:
         """Rows as a batch [b, t] whose targets are a Signal."""
         at = {name: np.stack([row[name] for row in rows]) for name in self.fields}
         tokens = at["tokens"].astype(np.int32)
         labels = np.concatenate([tokens[:, 1:], at["last"].astype(np.int32)], axis=1)
-        wide = {name: _wide(at[name]) for name in ("log_probs", *NOTES, *(["rest"] if self.kind == "top_k" else []))}
+        wide: dict[str, Any] = {
+            name: _wide(at[name]) for name in ("log_probs", *NOTES, *(["rest"] if self.kind == "top_k" else []))
+        }
         if self.kind == "top_k":  # 16 bits leave a total that is not quite 1, which would pull at the student
             total = np.logaddexp.reduce(wide["log_probs"], axis=-1)
             total = np.logaddexp(total, wide["rest"])
             wide["log_probs"] = np.maximum(wide["log_probs"] - total[..., None], FLOOR)
             wide["rest"] = np.maximum(wide["rest"] - total, FLOOR)
-        judged = Belief(*(wide[name] for name in NOTES), at["top"].astype(np.int32))
-        ids = at["ids"].astype(np.int32)
-        targets: Any = (
-            TopK(ids, wide["log_probs"], wide["rest"], judged, self.vocab)
-            if self.kind == "top_k"
-            else Sampled(ids, np.full(ids.shape, 1.0 / self.count, np.float32), wide["log_probs"], judged, self.vocab)
-        )
+        whole: dict[str, Any] = {name: at[name].astype(np.int32) for name in ("ids", "top")}
+        judged = Belief(gold=wide["gold"], square=wide["square"], entropy=wide["entropy"], top=whole["top"])
+        known = {"ids": whole["ids"], "log_probs": wide["log_probs"], "judged": judged, "vocab": self.vocab}
+        if self.kind == "top_k":
+            targets = TopK(rest=wide["rest"], **known)
+        else:
+            shares: Any = np.full(whole["ids"].shape, 1.0 / self.count, np.float32)
+            targets = Sampled(weights=shares, **known)
         kept: Any = {name: at[name].astype(np.int32) for name in ("segments", "positions", "domains")}
         return Batch(tokens=tokens, labels=labels, mask=at["mask"] > 0, targets=targets, **kept)  # pyright: ignore[reportArgumentType]
 

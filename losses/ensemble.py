@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
-from losses.signal import FLOOR, Belief, Dense, Projected, Sides, cut, pick
+from losses.signal import FLOOR, Belief, Dense, Sides, Whole, cut, pick
 
 
 @jax.tree_util.register_dataclass
@@ -22,7 +22,7 @@ class Ensemble:
 
     __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
 
-    members: tuple[Dense | Projected, ...]
+    members: tuple[Whole, ...]
     shares: Float[Array, " m"]
 
     @property
@@ -67,7 +67,7 @@ class Corrected:
 
     __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
 
-    signal: Dense | Projected | Ensemble
+    signal: Whole
     labels: Int[Array, "b t"]
     lead: Float[Array, ""]
 

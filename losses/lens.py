@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from losses.ensemble import Corrected
-from losses.signal import Signal
+from losses.signal import Signal, Whole
 from losses.sparse import TopK, top_k
 
 
@@ -39,7 +39,7 @@ class Top:
         if self.k < 1:
             raise ValueError(f"Top(k={self.k}) must be at least 1 token.")
 
-    def __call__(self, signal: Any, labels: Int[Array, "b t"]) -> TopK:
+    def __call__(self, signal: Whole, labels: Int[Array, "b t"]) -> TopK:
         """The coarser signal."""
         return top_k(signal, labels, self.k)
 
@@ -58,6 +58,6 @@ class PutRight:
         if not 0.0 <= self.lead < 1.0:
             raise ValueError(f"PutRight(lead={self.lead}) must be a probability below 1.")
 
-    def __call__(self, signal: Any, labels: Int[Array, "b t"]) -> Corrected:
+    def __call__(self, signal: Whole, labels: Int[Array, "b t"]) -> Corrected:
         """The corrected signal."""
         return Corrected(signal, labels, jnp.float32(self.lead))

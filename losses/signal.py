@@ -110,6 +110,19 @@ class Signal(Protocol):
         ...
 
 
+@runtime_checkable
+class Whole(Signal, Protocol):
+    """A signal that knows the probability of every token, and so do its parts."""
+
+    def slice(self, start: Int[Array, ""], size: int) -> "Whole":
+        """The positions [start, start + size) of every row."""
+        ...
+
+    def log_probs(self, temperature: Float[Array, ""]) -> Float[Array, "b t v"]:
+        """Log-probabilities at a temperature, float32; -inf where the probability is 0."""
+        ...
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Dense:

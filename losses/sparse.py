@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from losses.signal import FLOOR, Belief, Dense, Projected, Sides, cut
+from losses.signal import FLOOR, Belief, Dense, Sides, Whole, cut
 
 
 @jax.tree_util.register_dataclass
@@ -109,7 +109,7 @@ class Sampled:
         return self.judged
 
 
-def top_k(signal: Dense | Projected, labels: Int[Array, "b t"], k: int) -> TopK:
+def top_k(signal: Whole, labels: Int[Array, "b t"], k: int) -> TopK:
     """The k most probable tokens of a full signal, and the rest.
 
     Raises:
@@ -123,7 +123,7 @@ def top_k(signal: Dense | Projected, labels: Int[Array, "b t"], k: int) -> TopK:
     return TopK(ids, best, rest, signal.belief(labels), signal.vocab)
 
 
-def draw(signal: Dense | Projected, labels: Int[Array, "b t"], draws: int, key: PRNGKeyArray) -> Sampled:
+def draw(signal: Whole, labels: Int[Array, "b t"], draws: int, key: PRNGKeyArray) -> Sampled:
     """Independent draws from a full signal, as many a position.
 
     By the inverse of the cumulated distribution: a uniform number a draw, where Gumbel noise would be one a token.
