@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.timing import alternate
-from losses import Constant, Distill, Evidence, NoGate, Projected
+from losses import Constant, Distill, Evidence, NoGate, Place, Projected
 
 VOCAB, WIDTH = 202_048, 512
 MEMORY_AT = (1024, 2048, 4096)
@@ -56,8 +56,9 @@ def ours(gate, chunk):
     loss = Distill(alpha=Constant(0.5), gate=gate, chunk=chunk)
 
     def mean(hidden, head, signal, labels):
-        mask, segments = jnp.ones(labels.shape, bool), jnp.ones(labels.shape, jnp.int32)
-        tally, metrics = loss(hidden, head, signal, labels, mask, segments, 0.0)
+        ones = jnp.ones(labels.shape, jnp.int32)
+        place = Place(ones > 0, ones, 0 * ones)
+        tally, metrics, _ = loss(hidden, head, signal, labels, place, 0.0)
         return tally.mean(), metrics
 
     return jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)

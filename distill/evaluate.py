@@ -41,7 +41,7 @@ def _look(
     hidden, routing = weights.model(batch.tokens, batch.layout(), weights.bias, execution, batch.images)
     head = weights.model.head[...].astype(hidden.dtype)
     signal = teacher.signal(batch)
-    _, metrics = _YARDSTICK(hidden, head, signal, batch.labels, batch.mask, batch.segments, jnp.zeros(()))
+    _, metrics, _ = _YARDSTICK(hidden, head, signal, batch.labels, batch.place(), jnp.zeros(()))
     return metrics, routing.counts
 
 

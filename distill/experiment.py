@@ -38,6 +38,8 @@ class Stage:
     steps: int
     teacher: str | None = None
     """name of a learner of an earlier stage, or of a given model, frozen; None: hard labels only"""
+    store: str | None = None
+    """folder of what the teacher said (`python -m distill.store`): it is then read from there and never in memory"""
     rows: int = 8
     """rows of a batch over all devices"""
     length: int = 128
@@ -102,7 +104,8 @@ class Experiment:
 
     def teacher_of(self, name: str) -> str | None:
         """Who teaches the learner of this name, in whichever stage: its twins without a teacher are held against it."""
-        return next((s.teacher for s in self.stages if s.teacher and name in [one.name for one in s.learners]), None)
+        live = (stage for stage in self.stages if stage.teacher and not stage.store)
+        return next((stage.teacher for stage in live if name in [one.name for one in stage.learners]), None)
 
     def stage_of(self, name: str) -> Stage:
         """The first stage in which the learner of this name learns: where a teacher's weights come from."""
@@ -196,9 +199,11 @@ def _check_stage(stage: Stage, earlier: dict[str, Learner | Given], mesh: Mesh) 
 
 
 def _check_teacher(stage: Stage, earlier: dict[str, Learner | Given]) -> None:
-    if stage.teacher is None:
-        return
     where = f"stage {stage.name!r}"
+    if stage.teacher is None:
+        if stage.store is not None:
+            raise ValueError(f"{where}: store={stage.store!r} needs a teacher: name whose words it holds")
+        return
     if stage.teacher not in earlier:
         raise ValueError(
             f"{where}: teacher {stage.teacher!r} is not a learner of an earlier stage, and not given; "

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from einops import rearrange
 from distill import mesh as meshes
 from distill.checkpoint import Checkpoints
 from distill.data.batch import Batch
-from distill.data.loader import Loader
+from distill.data.loader import Batches, Loader
 from distill.evaluate import Score, evaluate
 from distill.experiment import Experiment, Stage
 from distill.progress import Progress
@@ -25,7 +26,8 @@ from distill.room import Room
 from distill.run import Run
 from distill.state import State, abstract, parts, whole
 from distill.step import Step
-from distill.teacher import Teacher
+from distill.stored import Rows, Store, identify, stored_batches
+from distill.teacher import StoredTeacher, Teacher
 
 PATIENCE = 3
 """consecutive steps without a finite update after which a run stops"""
@@ -38,10 +40,34 @@ class Interrupted(Exception):
 def stage_loader(experiment: Experiment, stage: Stage) -> Loader:
     """Stages of one stream draw the same batches; the learners of a stage, and their teacher, see alike."""
     vision, seed = stage.learners[0].model.vision, experiment.seed * 1000 + stage.stream
+    domains = experiment.corpus.manifest().domains
     return Loader(
         rows=stage.rows, length=stage.length, seed=seed, tokenizer=experiment.tokenizer, documents=stage.documents,
-        images=stage.images, vision=vision,
+        images=stage.images, vision=vision, domains=domains if len(domains) > 1 else (),
     )  # fmt: skip
+
+
+def stage_batches(room: Room, stage: Stage) -> Batches:
+    """What a stage learns from: rows of the corpus, or of a store, with what the teacher said of them.
+
+    Raises:
+      ValueError: the store is not whole, too short, or of another teacher, tokenizer or corpus.
+    """
+    if not stage.store:
+        return stage_loader(room.experiment, stage).batches(room.experiment.corpus)
+    experiment, rows = room.experiment, Rows(Store(Path(stage.store)))
+    rows.about.check(
+        tokenizer=experiment.tokenizer.fingerprint,
+        data=experiment.corpus.manifest().sha256,
+        teacher=identify(room.teacher_weights(stage.teacher or "")),
+    )
+    form = rows.about.form
+    if form.length != stage.length or len(rows) < stage.steps * stage.rows:
+        raise ValueError(
+            f"stage {stage.name!r} takes {stage.steps * stage.rows} rows of {stage.length} tokens; {stage.store} has "
+            f"{len(rows)} of {form.length}: capture another, or change --stages.N.steps, rows or length"
+        )
+    return stored_batches(rows, stage.rows)
 
 
 def check_room(experiment: Experiment, run: Run) -> None:
@@ -65,7 +91,7 @@ def run_stage(room: Room, stage: Stage) -> None:
     mesh = room.experiment.mesh.build()
     shapes = _shapes(stage, mesh)
     folder, retention = room.run.checkpoints(stage.name), room.experiment.retention
-    batches = stage_loader(room.experiment, stage).batches(room.experiment.corpus)
+    batches = stage_batches(room, stage)
     with Checkpoints(folder, retention) as checkpoints:
         states, start = _begin(room, stage, checkpoints, shapes, batches, mesh)
         if start < stage.steps:
@@ -113,11 +139,10 @@ def _advance(
     mesh: jax.sharding.Mesh,
 ) -> None:
     """The loop itself."""
-    step = jax.jit(Step(stage.learners, stage.steps, room.experiment.execution), donate_argnums=0)
-    teacher = room.teacher(stage.teacher)
-    glance = on_mesh(
-        stage_loader(room.experiment, stage).held_out_batches(room.experiment.corpus, room.experiment.glance), mesh
-    )
+    loader = stage_loader(room.experiment, stage)
+    step = jax.jit(Step(stage.learners, stage.steps, room.experiment.execution, loader.domains), donate_argnums=0)
+    teacher = StoredTeacher() if stage.store else room.teacher(stage.teacher)
+    glance = on_mesh(loader.held_out_batches(room.experiment.corpus, room.experiment.glance), mesh)
     clock = _Clock(room, stage, start)
     before = None
     with Progress(stage.steps, stage.name, start, quiet=room.quiet) as bar:

@@ -37,12 +37,17 @@ class Room:
             self.held.clear()
         if name is None:
             return Silent()
+        return LiveTeacher(self.teacher_weights(name), experiment.execution)
+
+    def teacher_weights(self, name: str) -> Weights:
+        """The weights of the learner `name` as its stage left it, or of the given model."""
+        experiment = self.experiment
         given = experiment.given_of(name)
-        if given is not None:
-            if name not in self.held:
-                self.held[name] = given.teacher(experiment.mesh)
-            return LiveTeacher(Weights(self.held[name], None), experiment.execution)
-        return LiveTeacher(self.weights(experiment.stage_of(name), name), experiment.execution)
+        if given is None:
+            return self.weights(experiment.stage_of(name), name)
+        if name not in self.held:
+            self.held[name] = given.teacher(experiment.mesh)
+        return Weights(self.held[name], None)
 
     def newborn(self, learner: Learner, steps: int) -> State:
         """A learner's state before its first step: drawn by the seed, or begun with given weights."""

@@ -40,6 +40,8 @@ class State:
     weights: Weights
     opt: PyTree
     """the optimizer's own state"""
+    memory: PyTree
+    """what the loss's gate remembers of earlier steps"""
     skipped: Int[Array, ""]
     """consecutive steps whose update was not finite and therefore not made"""
 
@@ -51,7 +53,10 @@ def optimizer(learner: Learner, steps: int) -> optax.GradientTransformation:
 
 def parts(state: State) -> dict[str, PyTree]:
     """The state as a checkpoint keeps it: the weights apart, so that they can be read without the rest."""
-    return {"weights": state.weights, "rest": {"step": state.step, "opt": state.opt, "skipped": state.skipped}}
+    return {
+        "weights": state.weights,
+        "rest": {name: vars(state)[name] for name in ("step", "opt", "memory", "skipped")},
+    }
 
 
 def whole(parts: dict[str, PyTree]) -> State:
@@ -77,7 +82,8 @@ def _begun(learner: Learner, steps: int, model: Llama4) -> State:
     weights = _unbiased(model, learner.router.bias_rate > 0)
     params: Any = weights.model  # a pytree, which is all that optax asks of parameters
     opt = optimizer(learner, steps).init(params)
-    return State(step=jnp.zeros((), jnp.int32), weights=weights, opt=opt, skipped=jnp.zeros((), jnp.int32))
+    zero = jnp.zeros((), jnp.int32)
+    return State(step=zero, weights=weights, opt=opt, memory=learner.loss.gate.init(), skipped=zero)
 
 
 def seed_key(seed: int, name: str) -> Array:

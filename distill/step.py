@@ -30,6 +30,8 @@ class Slope:
 
     gradient: Llama4
     metrics: Metrics
+    seen: PyTree
+    """what the gate wants to remember; None without a teacher"""
     load: Float[Array, "l e"]
     """valid tokens every expert of every MoE layer received"""
 
@@ -41,6 +43,8 @@ class Step:
     learners: tuple[Learner, ...]
     steps: int
     execution: Execution
+    domains: tuple[str, ...] = ()
+    """names of the corpus's domains, where their weights are to be logged apart"""
 
     def __call__(self, states: tuple[State, ...], teacher: Teacher, batch: Batch) -> tuple[tuple[State, ...], Metrics]:
         """Take one optimizer step.
@@ -62,18 +66,19 @@ class Step:
     def slope(self, learner: Learner, state: State, signal: Signal | None, batch: Batch) -> Slope:
         """Gradient of a learner's summed loss over one micro-batch [b, t], with its tallies."""
 
-        def objective(model: Llama4) -> tuple[Float[Array, ""], tuple[Metrics, Float[Array, "l e"]]]:
+        def objective(model: Llama4) -> tuple[Float[Array, ""], tuple[Metrics, PyTree, Float[Array, "l e"]]]:
             bias, execution = state.weights.bias, self.execution
             hidden, routing = model(batch.tokens, batch.layout(), bias, execution, batch.images)
             head = model.head[...].astype(hidden.dtype)
             progress = state.step / self.steps  # counts optimizer steps, however a batch is cut
-            tally, metrics = learner.loss(hidden, head, signal, batch.labels, batch.mask, batch.segments, progress)
+            place = batch.place(state.memory, self.domains)
+            tally, metrics, seen = learner.loss(hidden, head, signal, batch.labels, place, progress)
             router = learner.router.loss(routing.counts, routing.probs, routing.z, routing.tokens)
             metrics |= {"router": Tally(jax.lax.stop_gradient(router) * tally.count, tally.count)}
-            return tally.total + tally.count * router, (metrics, routing.counts)
+            return tally.total + tally.count * router, (metrics, seen, routing.counts)
 
-        gradient, (metrics, load) = jax.grad(objective, has_aux=True)(state.weights.model)
-        return Slope(gradient, metrics, load)
+        gradient, (metrics, seen, load) = jax.grad(objective, has_aux=True)(state.weights.model)
+        return Slope(gradient, metrics, seen, load)
 
     def update(self, learner: Learner, state: State, slope: Slope) -> tuple[State, Metrics]:
         """Divide once, then move; an update that is not finite is not made, only counted.
@@ -89,7 +94,8 @@ class Step:
         finite = jnp.isfinite(slope.metrics["loss"].total + norm + optax.tree.norm(updates))
         bias = None if weights.bias is None else _rebalanced(learner, weights.bias, slope.load)
         model: Any = optax.apply_updates(params, updates)
-        moved = dataclasses.replace(state, weights=Weights(model, bias), opt=opt)
+        memory = state.memory if slope.seen is None else learner.loss.gate.update(state.memory, slope.seen)
+        moved = dataclasses.replace(state, weights=Weights(model, bias), opt=opt, memory=memory)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         after = dataclasses.replace(kept, step=state.step + 1, skipped=jnp.where(finite, 0, state.skipped + 1))
         metrics = slope.metrics | _health(slope.load) | {"grad_norm": _one(norm), "skipped": _one(after.skipped)}

@@ -31,6 +31,16 @@ class Silent:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class StoredTeacher:
+    """A teacher that is not here: what it said comes with the batch (`distill.stored`)."""
+
+    def signal(self, batch: Batch) -> Signal | None:
+        """What it said; silence where there are no targets, as on held-out text."""
+        return batch.targets
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class LiveTeacher:
     """A frozen model asked once per batch. It hands over hidden states; learners re-project them by its head."""
 

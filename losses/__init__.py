@@ -6,33 +6,82 @@ needed, in the experiment's own file, and passed in its place.
 Letters: b batch, t position, d width of the hidden states, v vocabulary, c positions of a piece, l layers, e experts.
 """
 
+from losses.adaptive import AdaptiveKL, ToDi
 from losses.distill import Distill
-from losses.divergence import Divergence, ForwardKL
-from losses.gate import Evidence, Gate, NoGate
+from losses.divergence import (
+    AlphaBeta,
+    Divergence,
+    ForwardKL,
+    JensenShannon,
+    ReverseKL,
+    SkewKL,
+    SkewReverseKL,
+    TotalVariation,
+)
+from losses.ensemble import Corrected, Ensemble
+from losses.evidence import Brier, Evidence, LogScore, Motion
+from losses.gate import WSLD, Balance, Gap, Gate, Look, NoGate, Place, TeacherConfidence, TeacherGold
 from losses.hard import CrossEntropy, Hard
+from losses.lens import Clear, Lens, PutRight, Top
 from losses.router import RouterHealth
 from losses.schedule import WSD, Constant, Cosine, Linear, Schedule
-from losses.signal import Belief, Dense, Projected, Signal
+from losses.scope import Batch, Domain, Segment, Sequence, Token, Window
+from losses.signal import Belief, Dense, Projected, Sides, Signal, Whole
+from losses.sparse import Sampled, TopK
 from losses.tally import Tally
 
 __all__ = [
-    "WSD",
+    "AdaptiveKL",
+    "AlphaBeta",
+    "Balance",
+    "Batch",
     "Belief",
+    "Brier",
+    "Clear",
     "Constant",
+    "Corrected",
     "Cosine",
     "CrossEntropy",
     "Dense",
     "Distill",
     "Divergence",
+    "Domain",
+    "Ensemble",
     "Evidence",
     "ForwardKL",
+    "Gap",
     "Gate",
     "Hard",
+    "JensenShannon",
+    "Lens",
     "Linear",
+    "LogScore",
+    "Look",
+    "Motion",
     "NoGate",
+    "Place",
     "Projected",
+    "PutRight",
+    "ReverseKL",
     "RouterHealth",
+    "Sampled",
     "Schedule",
+    "Segment",
+    "Sequence",
+    "Sides",
     "Signal",
+    "SkewKL",
+    "SkewReverseKL",
     "Tally",
+    "TeacherConfidence",
+    "TeacherGold",
+    "ToDi",
+    "Token",
+    "Whole",
+    "Top",
+    "TopK",
+    "TotalVariation",
+    "WSD",
+    "WSLD",
+    "Window",
 ]

@@ -1,4 +1,7 @@
-"""A loss over the vocabulary head by pieces of the time axis: [b t v] never exists, and nothing is computed twice."""
+"""A loss over the vocabulary head by pieces of the time axis: [b t v] never exists, and nothing is computed twice.
+
+But for an objective that must have seen all before it weighs anything: that makes every logit once more.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +23,8 @@ class Objective(Protocol):
     """
 
     @property
-    def reach(self) -> int:
-        """How many positions ahead must have been looked at before a position can be weighed."""
+    def reach(self) -> int | None:
+        """How many positions ahead must have been looked at before a position can be weighed; None for all."""
         ...
 
     def look(self, logits: Float[Array, "b t v"], rows: Any) -> PyTree:
@@ -55,7 +58,7 @@ def total_loss(
       head: the student's vocabulary head.
       rows: the targets, with a `slice(start, size)`.
     """
-    size = hidden.shape[1] if chunk is None else max(chunk, objective.reach)
+    size = hidden.shape[1] if chunk is None else max(chunk, objective.reach or 0)
     if size < hidden.shape[1]:
         return _by_pieces(objective, size, hidden, head, rows)
     logits = project(hidden, head)
@@ -81,7 +84,7 @@ def _sweep(objective: Objective, size: int, hidden, head, rows, learn: Callable,
     """Folds `learn` over the pieces, each seen when all that its weights depend on has been looked at.
 
     A gate that reaches over its neighbours needs the piece after, so learning runs one piece behind looking and the
-    logits of one piece are carried. A first pass for the notes alone would make every logit twice.
+    logits of one piece are carried. One that reaches over everything needs a first pass for the notes alone.
     """
     length = hidden.shape[1]
     count = -(-length // size)
@@ -102,6 +105,9 @@ def _sweep(objective: Objective, size: int, hidden, head, rows, learn: Callable,
 
         return jax.lax.scan(at_once, carry, jnp.arange(count))[0]
 
+    if objective.reach is None:
+        return _after_all(objective, size, rows, read, count, length, learn, carry)
+
     def weigh(book, piece):
         return _cut(objective.weigh(book, rows), piece.start, size)
 
@@ -116,6 +122,22 @@ def _sweep(objective: Objective, size: int, hidden, head, rows, learn: Callable,
     book = _paste(_blank(notes, length), notes, first.start)
     (carry, book, last), _ = jax.lax.scan(one_behind, (carry, book, first), jnp.arange(1, count))
     return learn(carry, last, _cut(book, last.start, size), weigh(book, last))
+
+
+def _after_all(objective, size, rows, read, count, length, learn, carry):
+    def look(book, index):
+        piece, notes = read(index)
+        return _paste(book, notes, piece.start), None
+
+    blank = _blank(jax.eval_shape(lambda: read(jnp.int32(0))[1]), length)
+    book = jax.lax.scan(look, blank, jnp.arange(count))[0]
+    weights = objective.weigh(book, rows)
+
+    def at_last(carry, index):
+        piece, _ = read(index)
+        return learn(carry, piece, _cut(book, piece.start, size), _cut(weights, piece.start, size)), None
+
+    return jax.lax.scan(at_last, carry, jnp.arange(count))[0]
 
 
 def _notes(objective, size, hidden, head, rows):

@@ -1,19 +1,36 @@
 """The distillation loss: soft and hard targets, weighted by a schedule and by how far the teacher is trusted."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
+from losses.adaptive import AdaptiveKL, ToDi
 from losses.chunk import total_loss
-from losses.divergence import Divergence, ForwardKL
-from losses.gate import Evidence, Gate, NoGate
+from losses.divergence import (
+    AlphaBeta,
+    Divergence,
+    ForwardKL,
+    JensenShannon,
+    ReverseKL,
+    SkewKL,
+    SkewReverseKL,
+    TotalVariation,
+)
+from losses.evidence import Evidence
+from losses.gate import WSLD, Balance, Gap, Gate, Look, NoGate, Place, TeacherConfidence, TeacherGold
 from losses.hard import CrossEntropy, Hard
+from losses.lens import Clear, Lens, PutRight, Top
 from losses.schedule import WSD, Constant, Cosine, Linear, Schedule
-from losses.signal import Belief, Dense, Signal
+from losses.signal import Belief, Dense, Signal, cut
 from losses.tally import Tally
+
+Divergences = (
+    ForwardKL | ReverseKL | JensenShannon | SkewKL | SkewReverseKL | AlphaBeta | TotalVariation | AdaptiveKL | ToDi
+)
+Gates = Evidence | NoGate | TeacherGold | TeacherConfidence | WSLD | Gap | Balance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +47,19 @@ class Distill:
       alpha: greatest weight of the soft term; may move.
       temperature: of the soft term only; may move. 1 is best in pre-training (arXiv:2410.16215).
       gate: trust in the teacher, position by position.
+      lens: what becomes of the teacher's signal before it is used.
       chunk: positions of t whose logits exist at a time; None for all. See `losses.chunk`.
     """
 
-    soft: ForwardKL | Divergence = ForwardKL()
+    detached: ClassVar[bool] = True
+    """the gate is held fixed: the gradient is not the slope of the value"""
+
+    soft: Divergences | Divergence = ForwardKL()
     hard: CrossEntropy | Hard = CrossEntropy()
     alpha: Constant | Linear | Cosine | WSD | Schedule = Constant(1.0)
     temperature: Constant | Linear | Cosine | WSD | Schedule = Constant(1.0)
-    gate: Evidence | NoGate | Gate = Evidence()
+    gate: Gates | Gate = Evidence()
+    lens: Clear | Top | PutRight | Lens = Clear()
     chunk: int | None = 64
 
     def __post_init__(self):
@@ -60,10 +82,9 @@ class Distill:
         head: Float[Array, "d v"],
         signal: Signal | None,
         labels: Int[Array, "b t"],
-        mask: Bool[Array, "b t"],
-        segments: Int[Array, "b t"],
+        place: Place,
         progress: Float[Array, ""] | float,
-    ) -> tuple[Tally, dict[str, Tally]]:
+    ) -> tuple[Tally, dict[str, Tally], PyTree]:
         """The loss over the labels that count, and what to log.
 
         Args:
@@ -71,44 +92,68 @@ class Distill:
           head: the student's vocabulary head.
           signal: what the teacher says at the same positions; None for hard targets only. No gradient enters it.
           labels: labels[:, t] is the token that FOLLOWS position t: shifting is the data's work, done once for all.
-          mask: which labels count. Others may hold anything.
-          segments: number of the document at every position; a gate never looks past its document's ends.
+          place: which labels count (others may hold anything), where documents and domains lie, and what the gate
+            remembers; () there is a gate that has seen nothing.
           progress: share of the optimizer steps that are done, in [0, 1]; what schedules read.
 
         Returns:
-          The loss (differentiable total), and tallies without gradient: loss, hard (cross-entropy), accuracy, and with
-          a signal soft (the divergence), alpha, teacher_hard, agreement (of the most probable tokens) and evidence (the
-          teacher's advantage in Brier score).
+          The loss (differentiable total); tallies without gradient; what the gate saw, for its `update`, None without
+          a signal. The tallies are loss, hard (cross-entropy), accuracy, and with a signal soft (the divergence), alpha
+          (and that of every named domain), teacher_hard, ahead (hard minus teacher_hard), agreement (of the most
+          probable tokens), evidence (the teacher's advantage in Brier score) and its quantiles in the batch.
         """
         if signal is not None and signal.vocab != head.shape[1]:
             raise ValueError(
                 f"The teacher's vocabulary has {signal.vocab} tokens and the student's {head.shape[1]}; they must be "
                 "one tokenizer's. Where only the padding differs, pad the shorter and give its new logits -inf."
             )
-        rows = _Rows(
-            signal=signal,
-            labels=jnp.where(mask, labels, 0),
-            mask=mask,
-            segments=segments,
-            alpha=self.alpha.at(progress),
-            temperature=self.temperature.at(progress),
-        )
+        if not jax.tree.leaves(place.memory):
+            place = replace(place, memory=self.gate.init())
+        labels = jnp.where(place.mask, labels, 0)
+        rows = _Rows(signal, labels, place, self.alpha.at(progress), self.temperature.at(progress))
         rows = jax.lax.stop_gradient(rows)
         if signal is None:
             total, (student, _, values) = total_loss(_Hard(self.hard), self.chunk, hidden, head, rows)
-            taught = {}
+            seen, taught = None, {}
         else:
-            total, notes = total_loss(_Mixed(self.soft, self.hard, self.gate), self.chunk, hidden, head, rows)
-            (teacher, student), alpha, (values, soft) = notes
-            taught = {
-                "soft": soft,
-                "alpha": alpha,
-                "teacher_hard": -teacher.gold,
-                "agreement": teacher.top == student.top,
-                "evidence": teacher.brier() - student.brier(),
-            }
-        seen = {"loss": values, "hard": -student.gold, "accuracy": student.top == rows.labels} | taught
-        return Tally(total, jnp.sum(mask, dtype=jnp.float32)), {k: Tally.of(v, mask) for k, v in seen.items()}
+            self._check_temperature(signal, labels)
+            objective = _Mixed(self.soft, self.hard, self.gate, self.lens)
+            total, (look, alpha, (values, soft)) = total_loss(objective, self.chunk, hidden, head, rows)
+            student, seen = look.student, self.gate.observe(look, place)
+            taught = _taught(look, alpha, soft, place)
+        metrics = {"loss": values, "hard": -student.gold, "accuracy": student.top == labels}
+        tallies = {name: Tally.of(value, place.mask) for name, value in metrics.items()}
+        return Tally(total, jnp.sum(place.mask, dtype=jnp.float32)), tallies | taught, jax.lax.stop_gradient(seen)
+
+    def _check_temperature(self, signal: Signal, labels: Int[Array, "b t"]) -> None:
+        shown = jax.eval_shape(self.lens, signal, labels)
+        if not shown.tempers and self.temperature.span() != (1.0, 1.0):
+            raise ValueError(
+                f"Distill(temperature={self.temperature}) needs the whole distribution, and {type(shown).__name__} is "
+                "known at temperature 1 only; take Constant(1.0), or a teacher that is there."
+            )
+
+
+def _taught(look: Look, alpha: Float[Array, "b t"], soft: Float[Array, "b t"], place: Place) -> dict[str, Tally]:
+    """What to log of a teacher."""
+    evidence = look.teacher.brier() - look.student.brier()
+    values = {
+        "soft": soft,
+        "alpha": alpha,
+        "teacher_hard": -look.teacher.gold,
+        "ahead": look.teacher.gold - look.student.gold,
+        "agreement": look.teacher.top == look.student.top,
+        "evidence": evidence,
+    }
+    tallies = {name: Tally.of(value, place.mask) for name, value in values.items()}
+    for number, name in enumerate(place.names):
+        tallies[f"alpha_{name}"] = Tally.of(alpha, place.mask & (place.domains == number))
+    some = jnp.any(place.mask)
+    counted = jnp.where(place.mask | ~some, evidence, jnp.nan)
+    for percent in (10, 50, 90):
+        value = jnp.nanquantile(counted, percent / 100.0)
+        tallies[f"evidence_p{percent}"] = Tally(jnp.where(some, value, 0.0), some.astype(jnp.float32))
+    return tallies
 
 
 @jax.tree_util.register_dataclass
@@ -120,17 +165,13 @@ class _Rows:
 
     signal: Any
     labels: Int[Array, "b t"]
-    mask: Bool[Array, "b t"]
-    segments: Int[Array, "b t"]
+    place: Place
     alpha: Float[Array, ""]
     temperature: Float[Array, ""]
 
     def slice(self, start: Int[Array, ""], size: int) -> "_Rows":
-        def cut(x):
-            return jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
-
         signal = None if self.signal is None else self.signal.slice(start, size)
-        return _Rows(signal, cut(self.labels), cut(self.mask), cut(self.segments), self.alpha, self.temperature)
+        return replace(self, signal=signal, labels=cut(self.labels, start, size), place=self.place.slice(start, size))
 
 
 @dataclass(frozen=True)
@@ -147,7 +188,7 @@ class _Hard:
         return None
 
     def judge(self, logits, rows, weights):
-        values = jnp.where(rows.mask, self.hard(logits, rows.labels), 0.0)
+        values = jnp.where(rows.place.mask, self.hard(logits, rows.labels), 0.0)
         return values, values
 
 
@@ -158,20 +199,23 @@ class _Mixed:
     soft: Divergence
     hard: Hard
     gate: Gate
+    lens: Lens
 
     @property
-    def reach(self) -> int:
+    def reach(self) -> int | None:
         return self.gate.reach
 
-    def look(self, logits, rows) -> tuple[Belief, Belief]:
-        return rows.signal.belief(rows.labels), Dense(logits).belief(rows.labels)
+    def look(self, logits, rows) -> Look:
+        signal = self.lens(rows.signal, rows.labels)
+        sides = signal.against(logits, jnp.float32(1.0))
+        overlap = sides.expect(jnp.exp(sides.student))
+        return Look(signal.belief(rows.labels), Dense(logits).belief(rows.labels), overlap)
 
-    def weigh(self, notes, rows):
-        teacher, student = notes
-        return rows.alpha * self.gate(teacher, student, rows.mask, rows.segments)
+    def weigh(self, notes: Look, rows):
+        return rows.alpha * jax.lax.stop_gradient(self.gate(notes, rows.place))
 
     def judge(self, logits, rows, weights):
-        soft = self.soft(rows.signal, logits, rows.temperature)
+        soft = self.soft(self.lens(rows.signal, rows.labels), logits, rows.temperature)
         values = weights * soft + (1.0 - weights) * self.hard(logits, rows.labels)
-        values = jnp.where(rows.mask, values, 0.0)
+        values = jnp.where(rows.place.mask, values, 0.0)
         return values, (values, soft)

@@ -1,99 +1,216 @@
 """How far to trust the teacher, position by position."""
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from losses.signal import Belief
+from losses.signal import Belief, cut
+from losses.tally import Tally
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Look:
+    """What can be seen of a position at temperature 1.
+
+    Attributes:
+      teacher, student: what both think of the label.
+      overlap: sum of p q over the outcomes that the signal knows, the chance that both draw the same.
+    """
+
+    __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
+
+    teacher: Belief
+    student: Belief
+    overlap: Float[Array, "b t"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Place:
+    """Where the positions lie, and what the gate remembers.
+
+    Attributes:
+      mask: which labels count.
+      segments: number of the document at every position.
+      domains: number of the document's domain at every position.
+      memory: what the gate's `update` returned last.
+      names: of the domains, by number, where their weights are to be logged apart.
+    """
+
+    __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
+
+    mask: Bool[Array, "b t"]
+    segments: Int[Array, "b t"]
+    domains: Int[Array, "b t"]
+    memory: PyTree = ()
+    names: tuple[str, ...] = field(default=(), metadata={"static": True})
+
+    def slice(self, start: Int[Array, ""], size: int) -> "Place":
+        """The positions [start, start + size) of every row."""
+        mask, segments, domains = cut((self.mask, self.segments, self.domains), start, size)
+        return replace(self, mask=mask, segments=segments, domains=domains)
 
 
 @runtime_checkable
 class Gate(Protocol):
-    """Weight of the teacher's word in [0, 1] at every position.
+    """Weight of the teacher's word in [0, 1] at every position; no gradient flows through it.
 
-    Attributes:
-      reach: how many positions to either side the weight depends on; 0 for a gate that looks at the position alone.
-        The loss is computed by pieces of the time axis, and this says how far ahead a piece must have been read.
+    A gate of one's own inherits from this class and defines `__call__`; one that looks at neighbours says how far in
+    `reach`, and one with a memory defines the other three as well.
     """
 
     @property
-    def reach(self) -> int:
-        """Positions to either side that the weight depends on."""
+    def reach(self) -> int | None:
+        """Positions to either side that the weight depends on; None for all of the batch.
+
+        The loss is computed by pieces of the time axis, and this says how far ahead a piece must have been read.
+        """
+        return 0
+
+    def __call__(self, look: Look, place: Place) -> Float[Array, "b t"]:
+        """The weight, from what both think of the labels."""
         ...
 
-    def __call__(
-        self, teacher: Belief, student: Belief, mask: Bool[Array, "b t"], segments: Int[Array, "b t"]
-    ) -> Float[Array, "b t"]:
-        """The weight, from what both think of the labels; mask says which labels count. No gradient flows through."""
-        ...
+    def init(self) -> PyTree:
+        """The memory before the first step."""
+        return ()
+
+    def observe(self, look: Look, place: Place) -> PyTree:
+        """What a micro-batch adds to the memory: sums, which add up over micro-batches and devices."""
+        return ()
+
+    def update(self, memory: Any, seen: Any) -> PyTree:
+        """The memory after a step that saw these sums."""
+        return memory
 
 
 @dataclass(frozen=True)
-class NoGate:
+class NoGate(Gate):
     """Trusts the teacher everywhere."""
 
-    @property
-    def reach(self) -> int:
-        """Nothing beside the position itself."""
-        return 0
-
-    def __call__(
-        self, teacher: Belief, student: Belief, mask: Bool[Array, "b t"], segments: Int[Array, "b t"]
-    ) -> Float[Array, "b t"]:
+    def __call__(self, look: Look, place: Place) -> Float[Array, "b t"]:
         """One everywhere."""
-        return jnp.ones_like(teacher.square)
+        return jnp.ones_like(look.overlap)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """Trusts the teacher where the labels nearby say that it is closer to the truth than the student.
+class TeacherGold(Gate):
+    """p(y)^power: trusts a teacher that finds the label likely. Goes hard on noisy labels, where it should go soft."""
 
-    The difference of Brier scores, teacher minus student, has expectation |q - p*|^2 - |p - p*|^2 whatever the labels'
-    noise: it is an unbiased measure of who is closer to the true distribution p*. One label says little, so it is
-    averaged over a centred window. Looking ahead is allowed: the gate acts in training only, where labels are known.
-
-      weight = sigmoid((mean advantage - margin) / kappa)
-
-    Attributes:
-      kappa: advantage over which the gate opens, in units of squared probability.
-      margin: advantage at which it is half open; below zero, a teacher as good as the student keeps most of its weight.
-        Meant for a finished teacher: of one still training, 0.06 demands that it be clearly ahead.
-      window: tokens on either side that are averaged, never past the end of the document.
-    """
-
-    kappa: float = 0.03
-    margin: float = -0.03
-    window: int = 16
+    power: float = 1.0
 
     def __post_init__(self):
-        if self.kappa <= 0.0:
-            raise ValueError(f"Evidence(kappa={self.kappa}) must be positive; 0.03 is the tested value.")
-        if self.window < 0:
-            raise ValueError(f"Evidence(window={self.window}) must be 0 or more tokens; 16 is the tested value.")
+        check_positive(self, "power", self.power)
 
-    @property
-    def reach(self) -> int:
-        """The window."""
-        return self.window
-
-    def __call__(
-        self, teacher: Belief, student: Belief, mask: Bool[Array, "b t"], segments: Int[Array, "b t"]
-    ) -> Float[Array, "b t"]:
-        """The weight; about 0.73 where teacher and student are equally good."""
-        advantage = jax.lax.stop_gradient(teacher.brier() - student.brier())
-        same = neighbours(segments, self.window) == rearrange(segments, "b t -> b t 1")
-        counted = same & neighbours(mask, self.window)
-        total = jnp.sum(jnp.where(counted, neighbours(advantage, self.window), 0.0), axis=-1)
-        mean = total / jnp.maximum(jnp.sum(counted, axis=-1, dtype=jnp.float32), 1.0)
-        return jax.nn.sigmoid((mean - self.margin) / self.kappa)
+    def __call__(self, look: Look, place: Place) -> Float[Array, "b t"]:
+        """The label's probability to the power."""
+        return jnp.exp(self.power * look.teacher.gold)
 
 
-def neighbours(values: Shaped[Array, "b t"], window: int) -> Shaped[Array, "b t w"]:
-    """The values from `window` positions before to `window` after every position; zeros past the ends."""
-    length = values.shape[1]
-    padded = jnp.pad(values, ((0, 0), (window, window)))
-    return padded[:, jnp.arange(length)[:, None] + jnp.arange(2 * window + 1)]
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfidence(Gate):
+    """(1 - H(p) / log v)^power: trusts a teacher that is sure, whatever it is sure of.
+
+    Attributes:
+      vocab: tokens that can occur; log of it is the greatest entropy.
+      power: sharpness.
+    """
+
+    vocab: int
+    power: float = 1.0
+
+    def __post_init__(self):
+        check_positive(self, "power", self.power)
+        if self.vocab < 2:
+            raise ValueError(f"TeacherConfidence(vocab={self.vocab}) must be at least 2 tokens.")
+
+    def __call__(self, look: Look, place: Place) -> Float[Array, "b t"]:
+        """The share of the greatest entropy that the teacher lacks, to the power."""
+        return jnp.clip(1.0 - look.teacher.entropy / jnp.log(float(self.vocab)), 0.0, 1.0) ** self.power
+
+
+@dataclass(frozen=True)
+class WSLD(Gate):
+    """1 - exp(-CE_student / CE_teacher), the soft weight of weighted soft labels (arXiv:2102.00650).
+
+    Here a convex weight; the paper adds it to a hard loss of constant weight.
+    """
+
+    def __call__(self, look: Look, place: Place) -> Float[Array, "b t"]:
+        """Near 1 where the student is far worse at the label, towards 0 as it beats the teacher."""
+        ratio = jax.lax.stop_gradient(look.student.gold) / jnp.minimum(look.teacher.gold, -1e-6)
+        return -jnp.expm1(-jnp.maximum(ratio, 0.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap(Gate):
+    """sigmoid(offset + (log p(y) - log q(y)) / scale), the log-ratio held within 5 nats.
+
+    One label says little: a low p(y) may be a wrong teacher or a noisy label. See Evidence.
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def __post_init__(self):
+        check_positive(self, "scale", self.scale)
+
+    def __call__(self, look: Look, place: Place) -> Float[Array, "b t"]:
+        """Above a half where the teacher likes the label better than the student does."""
+        return jax.nn.sigmoid(self.offset + log_ratio(look) / self.scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balance(Gate):
+    """Gives soft and hard targets gradients of one size in the logits: a = |e_y - q| / (|e_y - q| + |p - q|).
+
+    The norms are root mean squares over the steps before this one, as GradNorm (arXiv:1711.02257) balances them. A
+    baseline: it balances magnitudes and knows nothing of who is right. Before the first step the weight is a half.
+
+    Attributes:
+      decay: of the running mean squares, a step.
+    """
+
+    decay: float = 0.95
+
+    def __post_init__(self):
+        if not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"Balance(decay={self.decay}) must be from 0 to below 1.")
+
+    def __call__(self, look: Look, place: Place) -> Float[Array, "b t"]:
+        """The same weight everywhere."""
+        soft, hard = place.memory
+        norms = jnp.sqrt(soft), jnp.sqrt(hard)
+        share = jnp.where(norms[0] + norms[1] > 0.0, norms[1] / jnp.maximum(norms[0] + norms[1], 1e-12), 0.5)
+        return jnp.full_like(look.overlap, share)
+
+    def init(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Mean squares of zero."""
+        return jnp.zeros(()), jnp.zeros(())
+
+    def observe(self, look: Look, place: Place) -> tuple[Tally, Tally]:
+        """Sums of |p - q|^2 and |e_y - q|^2."""
+        soft = look.teacher.square - 2.0 * look.overlap + look.student.square
+        hard = 1.0 - 2.0 * jnp.exp(look.student.gold) + look.student.square
+        return Tally.of(jnp.maximum(soft, 0.0), place.mask), Tally.of(jnp.maximum(hard, 0.0), place.mask)
+
+    def update(self, memory: Any, seen: tuple[Tally, Tally]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Both fade alike, so that their ratio needs no correction for a start from zero."""
+        soft, hard = (self.decay * old + (1.0 - self.decay) * new.mean() for old, new in zip(memory, seen, strict=True))
+        return soft, hard
+
+
+def log_ratio(look: Look, limit: float = 5.0) -> Float[Array, "b t"]:
+    """Log p(y) - log q(y), within the limit, without gradient."""
+    ratio = jnp.maximum(look.teacher.gold, -1e30) - jnp.maximum(look.student.gold, -1e30)
+    return jax.lax.stop_gradient(jnp.clip(ratio, -limit, limit))
+
+
+def check_positive(asker: object, name: str, value: float) -> None:
+    """Refuses a setting that must be above 0."""
+    if value <= 0.0:
+        raise ValueError(f"{type(asker).__name__}({name}={value}) must be positive.")

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from losses import Place, Signal
 from models.layout import Layout
 
 
@@ -28,16 +30,21 @@ class Batch:
     """document of each token, numbered from 1 within a row; 0 is padding"""
     positions: Int[Array, "... b t"]
     """place of each token within the piece of its document that the row holds, from 0"""
+    domains: Int[Array, "... b t"] | None = None
+    """number of the domain of each token's document, in the order of the names; None: one domain"""
     images: Float[Array, "... b i c y x"] | None = None
     """pixels of i tiles a row, zeros behind those of rows that have fewer; None: text alone"""
+    targets: Signal | None = None
+    """what a teacher said of these rows, where it comes from a store"""
 
     @classmethod
     def of_rows(cls, rows: Mapping[str, np.ndarray], pad: int) -> "Batch":
         """Cut rows of t + 1 tokens, as grain packs them, into tokens and the labels one place to their right.
 
         Args:
-          rows: `tokens`, `tokens_segment_ids` (0 is padding) and `tokens_positions`, each [b, t + 1]; with images
-            `answer` [b, t + 1], true where a token is to be learned, and `images` [b, i, c, y, x].
+          rows: `tokens`, `tokens_segment_ids` (0 is padding) and `tokens_positions`, each [b, t + 1]; where there are
+            several `domains` [b, t + 1]; with images `answer` [b, t + 1], true where a token is to be learned, and
+            `images` [b, i, c, y, x].
           pad: the id to put where there is no text.
         """
         segments, positions = rows["tokens_segment_ids"], rows["tokens_positions"]
@@ -49,9 +56,15 @@ class Batch:
             "mask": known & rows["answer"][:, 1:] if "answer" in rows else known,
             "segments": segments[:, :-1],
             "positions": positions[:, :-1],
+            "domains": rows["domains"][:, :-1] if "domains" in rows else None,
             "images": rows.get("images"),
         }
         return cls(**fields)
+
+    def place(self, memory: PyTree = (), names: tuple[str, ...] = ()) -> Place:
+        """Where each label stands, for the loss; what the gate remembers, and the names of the domains, go with it."""
+        domains = jnp.zeros_like(self.segments) if self.domains is None else self.domains
+        return Place(self.mask, self.segments, domains, memory, names)
 
     def layout(self) -> Layout:
         """Where each token stands, for attention."""

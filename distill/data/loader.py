@@ -61,6 +61,8 @@ class Loader:
     """images of a row, at most"""
     vision: Vision | None = None
     """how models see the images of documents that have some"""
+    domains: tuple[str, ...] = ()
+    """the corpus's domains, where tokens are to know the numbers of theirs"""
 
     def __post_init__(self) -> None:
         if self.length < 2:
@@ -112,7 +114,8 @@ class Loader:
         share = self._share(process, processes)
         documents = self._documents(source, "held_out", 1)
         ordered = grain.MapDataset.source(documents).seed(0).shuffle()
-        whole = self._read(ordered.map(self._row)) if "images" in documents[0] else self._packed(ordered)
+        seen = "images" in documents[0]
+        whole = self._read(ordered.map(self._row)) if seen else self._packed(ordered)
         rows = islice(whole, count * self.rows)
         found = [{name: np.stack([row[name] for row in some]) for name in some[0]} for some in _groups(rows, self.rows)]
         mine = slice(process * share, (process + 1) * share)
@@ -146,7 +149,8 @@ class Loader:
         import grain
 
         read = self._read(documents.map(self._tokenise))
-        return grain.experimental.ConcatThenSplitIterDataset(read, length_struct={"tokens": self.length + 1})
+        lengths = {name: self.length + 1 for name in ("tokens", *(["domains"] if self.domains else []))}
+        return grain.experimental.ConcatThenSplitIterDataset(read, length_struct=lengths)
 
     def _read(self, documents: Any) -> Any:
         """A grain.MapDataset as a grain.IterDataset."""
@@ -158,7 +162,10 @@ class Loader:
     def _tokenise(self, document: Document) -> dict[str, Int[np.ndarray, "n"]]:
         if "images" in document:
             return {"tokens": self._reader().tokenise(document)["tokens"]}
-        return {"tokens": self.tokenizer.document(document["text"])}
+        tokens = self.tokenizer.document(document["text"])
+        if not self.domains:
+            return {"tokens": tokens}
+        return {"tokens": tokens, "domains": np.full_like(tokens, self.domains.index(document["domain"]))}
 
     def _row(self, document: Document) -> dict[str, np.ndarray]:
         return self._reader().row(document, self.length + 1)

@@ -74,6 +74,11 @@ class Manifest:
     files: dict[str, int] = field(default_factory=dict)
     """bytes of every file of the stored corpus"""
 
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains of the training split, in the order of their numbers."""
+        return tuple(sorted(self.splits["train"]))
+
     def to_json(self) -> str:
         """Text of manifest.json."""
         return json.dumps(asdict(self), indent=1) + "\n"

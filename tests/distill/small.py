@@ -15,14 +15,14 @@ from distill.metrics import Metrics
 from distill.state import State, create
 from distill.step import Step
 from distill.teacher import LiveTeacher, Silent
-from losses import Distill, Evidence, RouterHealth
+from losses import Distill, Evidence, RouterHealth, Window
 from models.config import SCOUT_PICO, Layer, tiny
 from models.llama4 import Execution
 
 MOE = replace(tiny(SCOUT_PICO), pattern=(Layer(rope=True, moe=True), Layer(rope=False, moe=False)), layers=2, vocab=64)
 WIDE = replace(MOE, width=40, experts=6)
 RATE = AdamW(rate=WarmupCosine(peak=1e-2))
-LOSS = Distill(gate=Evidence(window=3), chunk=5)
+LOSS = Distill(gate=Evidence(scope=Window(size=3)), chunk=5)
 
 
 def learner(name: str = "student", **changes) -> Learner:

@@ -7,7 +7,6 @@ import threading
 import warnings
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from distill.loop import Interrupted
 from distill.optim import AdamW, WarmupCosine
 from distill.teacher import Silent
 from distill.trained import model_config
-from losses import Distill, NoGate
+from losses import Distill, Gate, NoGate
 from models.llama4 import Execution
 from tests.distill.small import MOE, WIDE, experiment, interrupt, learner, stage
 
@@ -27,13 +26,11 @@ BYTES = replace(MOE, vocab=272)
 
 
 @dataclass(frozen=True)
-class Sure:
+class Sure(Gate):
     """A gate of the user's own."""
 
-    reach: ClassVar[int] = 0
-
-    def __call__(self, teacher, student, mask, segments):
-        return np.sqrt(teacher.square)
+    def __call__(self, look, place):
+        return np.sqrt(look.teacher.square)
 
 
 @pytest.fixture(scope="module")

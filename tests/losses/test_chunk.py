@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from losses import Constant, Distill, Evidence, NoGate
-from tests.losses.worked import as_dense, assert_close, case, value_and_gradients
+from losses import Constant, Distill, Evidence, NoGate, Segment, Window
+from tests.losses.worked import as_dense, assert_close, call, case, value_and_gradients
 
-GATES = [NoGate(), Evidence(window=2)]
+GATES = [NoGate(), Evidence(scope=Window(size=2)), Evidence(scope=Segment())]
 SIGNALS = {"projected": lambda s: s, "dense": as_dense, "none": lambda s: None}
 
 
@@ -41,14 +41,14 @@ def test_nor_do_they_for_another_signal(signal):
 
 
 def test_a_window_longer_than_the_chunk_is_still_exact():
-    arguments, want = whole(Evidence(window=5))
-    assert_close(value_and_gradients(mixed(Evidence(window=5), 1), **arguments), want, rtol=1e-4)
+    arguments, want = whole(Evidence(scope=Window(size=5)))
+    assert_close(value_and_gradients(mixed(Evidence(scope=Window(size=5)), 1), **arguments), want, rtol=1e-4)
 
 
 @pytest.mark.parametrize("gate", GATES)
 def test_the_value_alone_is_the_value_with_the_gradient(gate):
     arguments, want = whole(gate)
-    value, metrics = jax.jit(lambda a: mixed(gate, 4)(**a, progress=0.0))(arguments)
+    value, metrics = jax.jit(lambda a: call(mixed(gate, 4), **a))(arguments)
     assert_close((value.mean(), {name: tally.mean() for name, tally in metrics.items()}), want[::2], rtol=1e-4)
 
 
@@ -56,10 +56,10 @@ def run(loss, gradient=True):
     """The loss, or its gradients, as a function of its arguments alone."""
 
     def total(hidden, head, arguments):
-        return loss(**(arguments | {"hidden": hidden, "head": head}), progress=0.0)[0].total
+        return call(loss, **(arguments | {"hidden": hidden, "head": head}))[0].total
 
-    call = jax.grad(total, (0, 1)) if gradient else total
-    return lambda arguments: call(arguments["hidden"], arguments["head"], arguments)
+    asked = jax.grad(total, (0, 1)) if gradient else total
+    return lambda arguments: asked(arguments["hidden"], arguments["head"], arguments)
 
 
 def test_the_value_alone_does_not_pay_for_the_gradient():
@@ -118,8 +118,8 @@ def test_a_document_packed_behind_another_is_judged_as_if_alone(key, chunk):
         "mask": join(arguments["mask"]),
         "segments": jnp.repeat(jnp.array([[1, 2]]), 13, axis=1),
     }
-    want = value_and_gradients(mixed(Evidence(window=4), chunk), **arguments)
-    got = value_and_gradients(mixed(Evidence(window=4), chunk), **packed)
+    want = value_and_gradients(mixed(Evidence(scope=Window(size=4)), chunk), **arguments)
+    got = value_and_gradients(mixed(Evidence(scope=Window(size=4)), chunk), **packed)
     assert_close((got[0], got[1][0], got[1][1]), (want[0], join(want[1][0]), want[1][1]))
 
 
@@ -137,7 +137,7 @@ def test_micro_batches_of_ragged_lengths_add_up_to_the_batch(key, gate, micro):
     def gradient(rows):
         def total(head, hidden):
             signal = replace(arguments["signal"], hidden=rows["signal"], head=teacher_head)
-            tally, _ = loss(**(rows | {"signal": signal, "head": head, "hidden": hidden}), progress=0.0)
+            tally, _ = call(loss, **(rows | {"signal": signal, "head": head, "hidden": hidden}))
             return tally.total, tally
 
         (_, tally), slope = jax.value_and_grad(total, has_aux=True)(head, rows["hidden"])
@@ -181,7 +181,7 @@ def test_the_gradient_is_scaled_by_what_the_loss_is_multiplied_with(key):
     arguments = case(key)
 
     def total(hidden, factor):
-        return factor * Distill(chunk=4)(**(arguments | {"hidden": hidden}), progress=0.0)[0].total
+        return factor * call(Distill(chunk=4), **(arguments | {"hidden": hidden}))[0].total
 
     one, three = (jax.grad(total)(arguments["hidden"], factor) for factor in (1.0, 3.0))
     assert_close(3.0 * one, three)
@@ -192,6 +192,6 @@ def test_a_gradient_agrees_with_differences(key):
     loss = mixed(NoGate(), 4)
 
     def total(head):
-        return loss(**(arguments | {"head": jnp.asarray(head)}), progress=0.0)[0].total
+        return call(loss, **(arguments | {"head": jnp.asarray(head)}))[0].total
 
     jax.test_util.check_grads(total, (arguments["head"],), order=1, modes=["rev"], rtol=2e-2)

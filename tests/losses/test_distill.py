@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from losses import Constant, CrossEntropy, Dense, Distill, Evidence, Linear, NoGate
-from tests.losses.worked import as_dense, assert_close, brier, case, kl, softmax, value_and_gradients
+from losses import Constant, CrossEntropy, Dense, Distill, Evidence, Gate, Linear, NoGate, Window
+from tests.losses.worked import as_dense, assert_close, brier, call, case, kl, softmax, value_and_gradients
 
 PLAIN = Distill(gate=NoGate())
-NEAR = Evidence(window=3)  # within a piece of 4: a longer window would make the piece longer
+NEAR = Evidence(scope=Window(size=3))  # within a piece of 4: a longer window would make the piece longer
 
 
 def by_hand(arguments, alpha, temperature, window):
@@ -38,7 +38,7 @@ def by_hand(arguments, alpha, temperature, window):
 @pytest.mark.parametrize("chunk", [None, 4])
 def test_the_loss_is_the_one_written_out_in_float64(key, chunk):
     arguments = case(key)
-    loss = Distill(alpha=Constant(0.8), temperature=Constant(1.5), gate=Evidence(window=3), chunk=chunk)
+    loss = Distill(alpha=Constant(0.8), temperature=Constant(1.5), gate=Evidence(scope=Window(size=3)), chunk=chunk)
     value, _, metrics = value_and_gradients(loss, **arguments)
     total, weight = by_hand(arguments, 0.8, 1.5, 3)
     np.testing.assert_allclose(value, total, rtol=1e-5)
@@ -138,7 +138,7 @@ def test_no_gradient_enters_the_teacher(key, chunk):
     arguments = case(key)
 
     def total(signal):
-        return Distill(gate=NEAR, chunk=chunk)(**(arguments | {"signal": signal}), progress=0.0)[0].total
+        return call(Distill(gate=NEAR, chunk=chunk), **(arguments | {"signal": signal}))[0].total
 
     jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0.0), jax.grad(total)(arguments["signal"]))
 
@@ -173,23 +173,19 @@ def test_a_loss_in_bfloat16_is_close_and_reported_in_float32(key):
 
 
 @dataclass(frozen=True)
-class Gold:
+class Gold(Gate):
     """The probability that the teacher gives the label."""
 
-    reach: int = 0
-
-    def __call__(self, teacher, student, mask, segments):
-        return jnp.exp(teacher.gold)
+    def __call__(self, look, place):
+        return jnp.exp(look.teacher.gold)
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(Gate):
     """The teacher's mean probability of a label, over everything that it is shown."""
 
-    reach: int = 0
-
-    def __call__(self, teacher, student, mask, segments):
-        return jnp.full(mask.shape, jnp.exp(teacher.gold).mean())
+    def __call__(self, look, place):
+        return jnp.full(place.mask.shape, jnp.exp(look.teacher.gold).mean())
 
 
 def test_a_gate_is_shown_finite_numbers_where_labels_do_not_count(key):
@@ -233,4 +229,4 @@ def test_an_impossible_setting_is_refused(change, message):
 def test_a_teacher_of_another_vocabulary_is_refused(key):
     arguments = case(key)
     with pytest.raises(ValueError, match="teacher's vocabulary has 12 tokens and the student's 11"):
-        Distill()(**(arguments | {"signal": Dense(jnp.zeros((2, 13, 12)))}), progress=0.0)
+        call(Distill(), **(arguments | {"signal": Dense(jnp.zeros((2, 13, 12)))}))

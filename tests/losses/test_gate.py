@@ -1,22 +1,48 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from losses import Belief, Evidence, Gate, NoGate
+from losses import (
+    WSLD,
+    Balance,
+    Batch,
+    Belief,
+    Dense,
+    Domain,
+    Evidence,
+    Gap,
+    Gate,
+    LogScore,
+    Look,
+    Motion,
+    NoGate,
+    Place,
+    Segment,
+    Sequence,
+    TeacherConfidence,
+    TeacherGold,
+    Token,
+    Window,
+)  # fmt: skip
+from tests.losses.worked import assert_close
 
 
 def belief(brier):
     """A belief of the given Brier scores: all on the label costs nothing but its square."""
     brier = jnp.asarray(brier, jnp.float32)
-    return Belief(gold=jnp.zeros_like(brier), square=2.0 - brier, top=jnp.zeros(brier.shape, jnp.int32))
+    zeros = jnp.zeros_like(brier)
+    return Belief(gold=zeros, square=2.0 - brier, entropy=zeros, top=zeros.astype(jnp.int32))
 
 
 def weigh(gate, advantage, mask=None, segments=None):
     advantage = jnp.asarray(advantage, jnp.float32)
     mask = jnp.ones(advantage.shape, bool) if mask is None else jnp.asarray(mask)
     segments = jnp.ones(advantage.shape, jnp.int32) if segments is None else jnp.asarray(segments)
-    return np.asarray(gate(belief(advantage), belief(jnp.zeros_like(advantage)), mask, segments))
+    place = Place(mask, segments, jnp.zeros_like(segments), gate.init())
+    return np.asarray(gate(Look(belief(advantage), belief(0 * advantage), 0 * advantage), place))
 
 
 def sigmoid(x):
@@ -37,13 +63,13 @@ def test_a_margin_demands_that_the_teacher_is_clearly_ahead():
 
 
 def test_the_mean_is_over_the_window_to_either_side():
-    gate = Evidence(kappa=1.0, margin=0.0, window=1)
+    gate = Evidence(kappa=1.0, margin=0.0, scope=Window(size=1))
     want = [np.mean(x) for x in ([0.0, 1.0], [0.0, 1.0, 0.5], [1.0, 0.5, -1.0], [0.5, -1.0])]
     np.testing.assert_allclose(weigh(gate, [[0.0, 1.0, 0.5, -1.0]]), [sigmoid(np.array(want))], rtol=1e-6)
 
 
 def test_only_labels_that_count_are_averaged():
-    gate = Evidence(kappa=1.0, margin=0.0, window=1)
+    gate = Evidence(kappa=1.0, margin=0.0, scope=Window(size=1))
     weights = weigh(gate, [[0.4, 9.0, 0.2]], mask=[[True, False, True]])
     np.testing.assert_allclose(weights, [sigmoid(np.array([0.4, 0.3, 0.2]))], rtol=1e-6)
 
@@ -67,8 +93,11 @@ def test_the_weight_stays_between_zero_and_one(key):
 
 def test_no_gradient_flows_through_the_gate():
     def total(square):
-        student = Belief(gold=-square, square=square, top=jnp.zeros((1, 3), jnp.int32))
-        return Evidence()(belief([[0.1] * 3]), student, jnp.ones((1, 3), bool), jnp.ones((1, 3), jnp.int32)).sum()
+        student = Belief(gold=-square, square=square, entropy=square, top=jnp.zeros((1, 3), jnp.int32))
+        ones = jnp.ones((1, 3), jnp.int32)
+        return Evidence()(
+            Look(belief([[0.1] * 3]), student, square), Place(ones > 0, ones, ones, Evidence().init())
+        ).sum()
 
     np.testing.assert_array_equal(jax.grad(total)(jnp.full((1, 3), 0.5)), 0.0)
 
@@ -77,16 +106,187 @@ def test_no_gate_is_one_everywhere():
     np.testing.assert_array_equal(weigh(NoGate(), [[0.5, -0.5]]), 1.0)
 
 
-def test_shipped_gates_are_gates():
-    assert isinstance(Evidence(), Gate) and isinstance(NoGate(), Gate)
-    assert (Evidence(window=3).reach, NoGate().reach) == (3, 0)
+GATES = [
+    NoGate(), TeacherGold(), TeacherGold(power=2.0), TeacherConfidence(vocab=9), WSLD(), Gap(), Balance(),
+    Evidence(), Evidence(scope=Token()), Evidence(scope=Segment()), Evidence(scope=Sequence()),
+    Evidence(scope=Batch()), Evidence(scope=Domain()), Evidence(score=LogScore(), kappa=0.2),
+]  # fmt: skip
 
 
-def test_a_gate_without_width_is_refused():
-    with pytest.raises(ValueError, match="must be positive"):
-        Evidence(kappa=0.0)
+def look_at(key, b=2, t=9, v=9):
+    """What there is to see of random distributions, and the distributions."""
+    keys = jax.random.split(key, 4)
+    teacher, student = 3.0 * jax.random.normal(keys[0], (2, b, t, v))
+    labels = jax.random.randint(keys[1], (b, t), 0, v)
+    p, q = jax.nn.softmax(teacher), jax.nn.softmax(student)
+    look = Look(Dense(teacher).belief(labels), Dense(student).belief(labels), jnp.sum(p * q, axis=-1))
+    segments = jnp.where(jnp.arange(t) < 5, 1, 2) + jnp.zeros((b, 1), jnp.int32)
+    place = Place(jax.random.uniform(keys[2], (b, t)) < 0.8, segments, jax.random.randint(keys[3], (b, t), 0, 2))
+    return look, place, np.asarray(p, np.float64), np.asarray(q, np.float64), np.asarray(labels)
 
 
-def test_a_negative_window_is_refused():
-    with pytest.raises(ValueError, match="0 or more tokens"):
-        Evidence(window=-1)
+@pytest.mark.parametrize("gate", GATES, ids=str)
+def test_a_gate_is_bounded_in_float32_and_without_gradient_before_and_after_it_has_seen_something(gate, key):
+    look, place, *_ = look_at(key)
+    memory = gate.init()
+    for _ in range(2):
+        here = replace(place, memory=memory)
+        weight = gate(look, here)
+        assert isinstance(gate, Gate) and weight.dtype == jnp.float32 and weight.shape == (2, 9)
+        assert (weight >= 0.0).all() and (weight <= 1.0).all()
+        memory = gate.update(memory, gate.observe(look, here))
+        assert jax.tree.structure(memory) == jax.tree.structure(gate.init())
+
+
+@pytest.mark.parametrize("gate", GATES, ids=str)
+def test_a_gate_is_finite_at_the_ends_of_belief(gate):
+    """Teacher or student certain, of the label or of another."""
+    gold = jnp.array([[0.0, -1e30, 0.0, -1e30]])
+    zeros = jnp.zeros((1, 4))
+    one = Belief(gold=gold, square=jnp.ones((1, 4)), entropy=zeros, top=zeros.astype(jnp.int32))
+    two = replace(one, gold=gold[:, ::-1])
+    ones = jnp.ones((1, 4), jnp.int32)
+    place = Place(ones > 0, ones, 0 * ones, gate.init())
+    weight = gate(Look(one, two, zeros), place)
+    assert jnp.isfinite(weight).all()
+    seen = gate.update(gate.init(), gate.observe(Look(one, two, zeros), place))
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(seen))
+
+
+def test_the_published_gates_are_their_formulas(key):
+    look, place, p, q, labels = look_at(key)
+    gold_p, gold_q = (np.take_along_axis(x, labels[..., None], -1)[..., 0] for x in (p, q))
+    entropy = -(p * np.log(p)).sum(-1)
+    for gate, want in (
+        (TeacherGold(power=2.0), gold_p**2),
+        (TeacherConfidence(vocab=9, power=0.5), np.sqrt(1 - entropy / np.log(9))),
+        (WSLD(), 1 - np.exp(-np.log(gold_q) / np.log(gold_p))),
+        (Gap(scale=2.0, offset=0.5), sigmoid(0.5 + np.clip(np.log(gold_p / gold_q), -5, 5) / 2.0)),
+    ):
+        np.testing.assert_allclose(gate(look, place), want, rtol=1e-4, atol=1e-6)
+
+
+def test_balance_gives_both_targets_gradients_of_one_size(key):
+    look, place, p, q, labels = look_at(key)
+    gate = Balance(decay=0.9)
+    np.testing.assert_allclose(gate(look, replace(place, memory=gate.init())), 0.5)
+    memory = gate.update(gate.init(), gate.observe(look, place))
+    weight = float(gate(look, replace(place, memory=memory))[0, 0])
+    mask = np.asarray(place.mask)
+    soft = np.sqrt(((p - q) ** 2).sum(-1)[mask].mean())
+    hard = np.sqrt(((np.eye(9)[labels] - q) ** 2).sum(-1)[mask].mean())
+    np.testing.assert_allclose(weight * soft, (1 - weight) * hard, rtol=1e-4)
+
+
+def pooled(scope, values, place, memory=()):
+    return np.asarray(scope.pool(jnp.asarray(values), place, memory)[0])
+
+
+def test_scopes_pool_over_what_they_are_named_after(key):
+    _, place, *_ = look_at(key)
+    values = np.asarray(jax.random.normal(key, (2, 9)))
+    mask, segments = np.asarray(place.mask), np.asarray(place.segments)
+    np.testing.assert_allclose(pooled(Token(), values, place), values)
+    np.testing.assert_allclose(pooled(Batch(), values, place), values[mask].mean(), rtol=1e-5)
+    for b in range(2):
+        np.testing.assert_allclose(pooled(Sequence(), values, place)[b], values[b][mask[b]].mean(), rtol=1e-5)
+        for document in (1, 2):
+            here = mask[b] & (segments[b] == document)
+            got = pooled(Segment(shrink=2.0), values, place)[b][segments[b] == document]
+            np.testing.assert_allclose(got, values[b][here].sum() / (here.sum() + 2.0), rtol=1e-5)
+
+
+def test_a_scope_says_how_much_a_position_weighs_in_its_own_pool(key):
+    _, place, *_ = look_at(key)
+    values = jax.random.normal(key, (2, 9))
+    for scope in (Token(), Window(size=2), Segment(), Sequence(), Batch()):
+        mean, own = scope.pool(values, place, ())
+        b, t = map(int, np.argwhere(np.asarray(place.mask))[0])
+        moved = scope.pool(values.at[b, t].add(1.0), place, ())[0]
+        np.testing.assert_allclose((moved - mean)[b, t], own[b, t], rtol=1e-4)
+
+
+def test_a_domain_is_judged_by_the_steps_before():
+    scope = Domain(count=3, decay=0.5)
+    ones = jnp.ones((1, 4), jnp.int32)
+    place = Place(jnp.array([[True, True, True, False]]), ones, jnp.array([[0, 0, 1, 1]]))
+    memory = scope.init()
+    np.testing.assert_array_equal(pooled(scope, jnp.ones((1, 4)), place, memory), 0.0)
+    for values in ([[1.0, 3.0, -1.0, 9.0]], [[4.0, 4.0, 0.0, 9.0]]):
+        memory = scope.update(memory, scope.observe(jnp.array(values), place))
+    # domain 0 saw 2 then 4, domain 1 saw -1 then 0: the later step weighs twice the earlier
+    np.testing.assert_allclose(pooled(scope, jnp.zeros((1, 4)), place, memory), [[10 / 3, 10 / 3, -1 / 3, -1 / 3]])
+
+
+def test_a_domain_that_a_step_lacks_keeps_its_average():
+    scope = Domain(count=2, decay=0.5)
+    ones = jnp.ones((1, 2), jnp.int32)
+    both, first = (Place(ones > 0, ones, jnp.array([x])) for x in ([0, 1], [0, 0]))
+    memory = scope.update(scope.init(), scope.observe(jnp.array([[1.0, 5.0]]), both))
+    memory = scope.update(memory, scope.observe(jnp.array([[3.0, 3.0]]), first))
+    np.testing.assert_allclose(pooled(scope, jnp.zeros((1, 2)), both, memory)[0, 1], 5.0)
+
+
+def run_motion(scores, leads, motion):
+    """The factor before every step of a teacher with these scores and leads."""
+    ones = jnp.ones((1, 1))
+    place = Place(ones > 0, ones.astype(jnp.int32), ones.astype(jnp.int32))
+    track, factors = motion.init(), []
+    for score, lead in zip(scores, leads, strict=True):
+        factors.append(float(motion.factor(track)))
+        track = motion.update(track, motion.observe(score * ones, lead * ones, ones, place))
+    return factors
+
+
+def test_the_trust_in_a_moving_teacher_is_the_rule_written_out():
+    scores, leads = [0.1, 0.2, 0.35, 0.4], [0.05, 0.02, 0.04, -0.5]
+    recent = overall = lead = 0.0
+    want = [1.0]
+    for i, (s, a) in enumerate(zip(scores, leads, strict=True)):
+        recent += 4 / (i + 4) * (s - recent)
+        overall += 1 / (i + 1) * (s - overall)
+        lead += 4 / (i + 4) * (a - lead)
+        want.append(max(lead, 0) / (max(lead, 0) + 4 * max(recent - overall, 0) + 0.003))
+    np.testing.assert_allclose(run_motion([*scores, 0.0], [*leads, 0.0], Motion()), want, rtol=1e-5)
+
+
+def test_a_finished_teacher_is_trusted_and_one_that_learns_is_not():
+    still, moving = np.full(60, 0.4), np.linspace(0.0, 0.5, 60)
+    leads = np.full(60, 0.1)
+    assert run_motion(still, leads, Motion())[-1] > 0.95
+    assert run_motion(moving, leads, Motion())[-1] < 0.3
+    assert run_motion(moving, leads, Motion(cost=0.0))[-1] == 1.0
+
+
+def test_observations_add_up_over_the_parts_of_a_batch(key):
+    look, place, *_ = look_at(key)
+    for gate in (Evidence(), Evidence(scope=Domain()), Balance()):
+        here = replace(place, memory=gate.init())
+        whole = gate.observe(look, here)
+        parts = [
+            gate.observe(jax.tree.map(lambda x, b=b: x[b : b + 1], look), replace(jax.tree.map(
+                lambda x, b=b: x[b : b + 1], place), memory=gate.init()))
+            for b in range(2)
+        ]  # fmt: skip
+        assert_close(jax.tree.map(jnp.add, *parts), whole)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Evidence(kappa=0.0), "must be positive"),
+        (lambda: Window(size=-1), "0 or more tokens"),
+        (lambda: Segment(shrink=-1.0), "0 or more labels"),
+        (lambda: Domain(decay=1.0), "from 0 to below 1"),
+        (lambda: Domain(count=0), "at least one domain"),
+        (lambda: TeacherGold(power=0.0), "must be positive"),
+        (lambda: TeacherConfidence(vocab=1), "at least 2 tokens"),
+        (lambda: Gap(scale=-1.0), "must be positive"),
+        (lambda: Balance(decay=1.0), "from 0 to below 1"),
+        (lambda: LogScore(limit=0.0), "must be positive"),
+        (lambda: Motion(cost=-1.0), "a cost of 0 or more"),
+    ],
+)
+def test_an_impossible_gate_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from losses import Dense, Projected
+from losses import Dense, Place, Projected
 
 
 def softmax(logits, temperature=1.0):
@@ -40,11 +40,16 @@ def case(key, b=2, t=13, d=5, v=11, documents=True, dtype=jnp.float32):
     }
 
 
+def call(loss, hidden, head, signal, labels, mask, segments, progress=0.0, memory=()):
+    """The loss and its metrics, of one domain."""
+    return loss(hidden, head, signal, labels, Place(mask, segments, jnp.zeros_like(segments), memory), progress)[:2]
+
+
 def value_and_gradients(loss, progress=0.0, **arguments):
     """Mean loss, its gradients in hidden and head, and the metrics' means."""
 
     def mean(hidden, head):
-        tally, metrics = loss(**(arguments | {"hidden": hidden, "head": head}), progress=progress)
+        tally, metrics = call(loss, **(arguments | {"hidden": hidden, "head": head}), progress=progress)
         return tally.mean(), metrics
 
     (value, metrics), gradients = jax.jit(jax.value_and_grad(mean, (0, 1), has_aux=True))(

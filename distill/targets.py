@@ -1,0 +1,179 @@
+"""How a teacher's word on a row of tokens is written into bytes, and read back as a batch with its targets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array
+
+from distill.data.batch import Batch
+from losses import Dense, Projected, Sampled, TopK
+from losses.signal import FLOOR, Belief
+from losses.sparse import draw, top_k
+
+LEAST = -6e4
+"""what stands for FLOOR in 16 bits"""
+NOTES = ("gold", "square", "entropy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What is kept of every position, and how.
+
+    Of a position: the ids and their log-probabilities (of the `count` most probable tokens, with the log of the rest's
+    mass, or of `count` draws), and what the whole distribution makes of the label (log p(y), |p|^2, entropy), so that
+    every gate works without the teacher. All at temperature 1.
+    """
+
+    kind: Literal["top_k", "sampled"] = "top_k"
+    count: int = 12
+    """tokens of a position"""
+    dtype: Literal["float16", "float32"] = "float16"
+    """of log-probabilities and notes; in float16 a log-probability is right to a two-thousandth of itself"""
+    vocab: int
+    length: int
+    """tokens of a row"""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= self.vocab:
+            raise ValueError(
+                f"targets of {self.count} tokens a position; it must be 1 to the vocabulary's {self.vocab}"
+            )
+        if self.length < 1:
+            raise ValueError(f"rows of {self.length} tokens; it must be at least 1")
+
+    @property
+    def id_bytes(self) -> int:
+        """Bytes that a token id takes."""
+        return next(size for size in (1, 2, 3, 4) if self.vocab <= 256**size)
+
+    @property
+    def fields(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Name, stored dtype (`id` for token ids) and shape of the arrays of a row, in the order they are written."""
+        t, n = self.length, self.count
+        rows = {
+            "tokens": ("id", (t,)), "last": ("id", (1,)), "mask": ("uint8", (t,)), "segments": ("uint16", (t,)),
+            "positions": ("uint32", (t,)), "domains": ("uint8", (t,)), "ids": ("id", (t, n)),
+            "log_probs": (self.dtype, (t, n)),
+        }  # fmt: skip
+        rows |= {"rest": (self.dtype, (t,))} if self.kind == "top_k" else {}
+        return rows | {name: (self.dtype, (t,)) for name in NOTES} | {"top": ("id", (t,))}
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of a row before compression."""
+        return sum(self._size(dtype) * int(np.prod(shape)) for dtype, shape in self.fields.values())
+
+    @property
+    def target_bytes(self) -> float:
+        """Bytes a token of what the teacher said, tokens and their places aside, before compression."""
+        placed = {"tokens", "last", "mask", "segments", "positions", "domains"}
+        size = sum(self._size(d) * int(np.prod(s)) for name, (d, s) in self.fields.items() if name not in placed)
+        return size / self.length
+
+    def pack(self, row: dict[str, np.ndarray]) -> bytes:
+        """A row's arrays as bytes."""
+        parts = []
+        for name, (dtype, shape) in self.fields.items():
+            array = np.asarray(row[name])
+            assert array.shape == shape, (name, array.shape, shape)
+            parts.append(self._ids(array) if dtype == "id" else array.astype(f"<{np.dtype(dtype).str[1:]}").tobytes())
+        return b"".join(parts)
+
+    def unpack(self, raw: bytes) -> dict[str, np.ndarray]:
+        """Inverse of `pack`, up to the precision of `dtype`.
+
+        Raises:
+            ValueError: these are not the bytes of a row of this form.
+        """
+        if len(raw) != self.record_bytes:
+            raise ValueError(f"a row of {len(raw)} bytes, where {self.record_bytes} were expected")
+        row, start = {}, 0
+        for name, (dtype, shape) in self.fields.items():
+            size = self._size(dtype) * int(np.prod(shape))
+            part = np.frombuffer(raw[start : start + size], np.uint8)
+            start += size
+            row[name] = self._whole(part, shape) if dtype == "id" else part.view(np.dtype(dtype)).reshape(shape)
+        if max(int(row[name].max()) for name, (dtype, _) in self.fields.items() if dtype == "id") >= self.vocab:
+            raise ValueError(f"a token id beyond the vocabulary of {self.vocab}")
+        return row
+
+    def batch(self, rows: Sequence[dict[str, np.ndarray]]) -> Batch:
+        """Rows as a batch [b, t] whose targets are a Signal."""
+        at = {name: np.stack([row[name] for row in rows]) for name in self.fields}
+        tokens = at["tokens"].astype(np.int32)
+        labels = np.concatenate([tokens[:, 1:], at["last"].astype(np.int32)], axis=1)
+        wide: dict[str, Any] = {
+            name: _wide(at[name]) for name in ("log_probs", *NOTES, *(["rest"] if self.kind == "top_k" else []))
+        }
+        if self.kind == "top_k":  # 16 bits leave a total that is not quite 1, which would pull at the student
+            total = np.logaddexp.reduce(wide["log_probs"], axis=-1)
+            total = np.logaddexp(total, wide["rest"])
+            wide["log_probs"] = np.maximum(wide["log_probs"] - total[..., None], FLOOR)
+            wide["rest"] = np.maximum(wide["rest"] - total, FLOOR)
+        whole: dict[str, Any] = {name: at[name].astype(np.int32) for name in ("ids", "top")}
+        judged = Belief(gold=wide["gold"], square=wide["square"], entropy=wide["entropy"], top=whole["top"])
+        known = {"ids": whole["ids"], "log_probs": wide["log_probs"], "judged": judged, "vocab": self.vocab}
+        if self.kind == "top_k":
+            targets = TopK(rest=wide["rest"], **known)
+        else:
+            shares: Any = np.full(whole["ids"].shape, 1.0 / self.count, np.float32)
+            targets = Sampled(weights=shares, **known)
+        kept: Any = {name: at[name].astype(np.int32) for name in ("segments", "positions", "domains")}
+        return Batch(tokens=tokens, labels=labels, mask=at["mask"] > 0, targets=targets, **kept)  # pyright: ignore[reportArgumentType]
+
+    def rows(self, batch: Batch, signal: TopK | Sampled) -> list[dict[str, np.ndarray]]:
+        """A batch [b, t] on the host and what the teacher says of it, row by row."""
+        domains = np.zeros_like(batch.segments) if batch.domains is None else batch.domains
+        arrays: dict[str, Any] = {
+            "tokens": batch.tokens, "last": batch.labels[:, -1:], "mask": batch.mask, "segments": batch.segments,
+            "positions": batch.positions, "domains": domains, "ids": signal.ids, "log_probs": signal.log_probs,
+            "top": signal.judged.top,
+        }  # fmt: skip
+        arrays |= {name: vars(signal.judged)[name] for name in NOTES}
+        arrays |= {"rest": signal.rest} if isinstance(signal, TopK) else {}
+        floats = {"log_probs", "rest", *NOTES}
+        host = {name: np.asarray(array) for name, array in arrays.items()}
+        host = {name: np.maximum(array, LEAST) if name in floats else array for name, array in host.items()}
+        return [{name: array[b] for name, array in host.items()} for b in range(len(host["tokens"]))]
+
+    def coarsen(self, signal: Projected | Dense, batch: Batch, keys: Array) -> TopK | Sampled:
+        """What is kept of a teacher's word on a batch [b, t], a piece of the time axis at a time; traceable.
+
+        Draws follow from a key for each row, so that it does not matter which rows are captured together.
+        """
+        t = self.length
+        size = max(size for size in range(1, min(t, 64) + 1) if t % size == 0)
+        labels = jnp.where(batch.mask, batch.labels, 0)
+
+        def piece(start: Array) -> TopK | Sampled:
+            part, here = signal.slice(start, size), jax.lax.dynamic_slice_in_dim(labels, start, size, axis=1)
+            if self.kind == "top_k":
+                return top_k(part, here, self.count)
+            drawn = jax.vmap(lambda logits, labels, key: draw(Dense(logits[None]), labels[None], self.count, key))
+            rows = drawn(part.logits, here, jax.vmap(jax.random.fold_in, (0, None))(keys, start))
+            return jax.tree.map(lambda x: rearrange(x, "b one ... -> (b one) ..."), rows)
+
+        pieces = jax.lax.map(piece, jnp.arange(0, t, size))
+        return jax.tree.map(lambda x: rearrange(x, "p b t ... -> b (p t) ..."), pieces)
+
+    def _size(self, dtype: str) -> int:
+        return self.id_bytes if dtype == "id" else np.dtype(dtype).itemsize
+
+    def _ids(self, ids: np.ndarray) -> bytes:
+        octets = ids.astype("<u4").reshape(-1, 1).view(np.uint8)  # numpy: bytes of an integer, low ones first
+        return octets[:, : self.id_bytes].tobytes()
+
+    def _whole(self, part: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        octets = np.zeros((int(np.prod(shape)), 4), np.uint8)
+        octets[:, : self.id_bytes] = part.reshape(-1, self.id_bytes)
+        return octets.view("<u4").reshape(shape)
+
+
+def _wide(values: np.ndarray) -> np.ndarray:
+    wide = values.astype(np.float32)
+    return np.where(wide <= LEAST, np.float32(FLOOR), wide)

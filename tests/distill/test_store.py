@@ -1,0 +1,328 @@
+"""A store says what the teacher said, is whole or says what it lacks, and is nobody else's."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill import Mesh, load_weights, store, stored, targets
+from distill.data.source import Folder
+from distill.launch import run_experiment
+from distill.state import create
+from distill.stored import Rows, Store, stored_batches
+from distill.targets import Form
+from distill.teacher import LiveTeacher, StoredTeacher
+from losses import Dense, Distill, ForwardKL, NoGate, Top
+from losses.sparse import top_k
+from models.llama4 import Execution
+from tests.distill.small import MOE, WIDE, assert_close, experiment, interrupt, learner, stage
+
+BYTES = replace(MOE, vocab=272)
+FORM = Form(count=5, dtype="float32", vocab=272, length=16)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    random = np.random.default_rng(0)
+    for i in range(40):
+        (folder / f"{i}.txt").write_text(" ".join(str(n) for n in random.integers(0, 9, 60)))
+    return folder
+
+
+def asked(text, form=FORM, seed=3, shard=2, **changes):
+    """A capture of six batches of four rows."""
+    teach = stage(learner("teacher", model=replace(WIDE, vocab=272)), name="teach", steps=2, rows=4)
+    distil = stage(learner(model=BYTES), name="distil", teacher="teacher", steps=6, rows=4, stream=1)
+    one = experiment(stages=(teach, distil), corpus=Folder(str(text)), **changes)
+    weights = create(teach.learners[0], 1, Mesh().build(), seed).weights
+    return store.Capture(one, distil, weights, form, shard)
+
+
+@pytest.fixture(scope="module")
+def whole(text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store") / "whole"
+    asked(text).run(Store(folder), quiet=True)
+    return folder
+
+
+def on_device(batch):
+    return jax.tree.map(jnp.asarray, batch)
+
+
+def read(folder):
+    rows = Rows(Store(folder))
+    return [rows[i] for i in range(len(rows))]
+
+
+def assert_same(one, other):
+    for a, b in zip(one, other, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_batch_of_the_store_is_the_batch_and_what_the_teacher_says_of_it(text, whole):
+    capture = asked(text)
+    live = LiveTeacher(capture.weights, Execution())
+    batches = store.stage_loader(capture.experiment, capture.stage).batches(capture.experiment.corpus)
+    for found in map(on_device, stored_batches(Rows(Store(whole)), 4)):
+        want = on_device(next(batches))
+        for name in ("tokens", "labels", "mask", "segments", "positions"):
+            np.testing.assert_array_equal(vars(found)[name], vars(want)[name])
+        coarse = top_k(live.signal(want), jnp.where(want.mask, want.labels, 0), 5)
+        assert_close(found.targets, coarse)
+        assert_close(StoredTeacher().signal(found).belief(want.labels), coarse.judged)
+
+
+def test_a_student_of_the_store_learns_what_one_of_the_live_teacher_seen_as_coarsely_does(text, whole):
+    capture = asked(text)
+    found = on_device(next(stored_batches(Rows(Store(whole)), 4)))
+    hidden = jax.random.normal(jax.random.key(0), (4, 16, 8))
+    head = jax.random.normal(jax.random.key(1), (8, 272))
+    slopes = []
+    for signal, lens in ((found.targets, Distill().lens), (LiveTeacher(capture.weights).signal(found), Top(k=5))):
+        loss = Distill(gate=Distill().gate, lens=lens, chunk=4)
+        slopes.append(
+            jax.grad(lambda h, s=signal, f=loss: f(h, head, s, jnp.asarray(found.labels), found.place(), 0.0)[0].total)(
+                hidden
+            )
+        )
+    assert_close(*slopes)
+
+
+@pytest.mark.parametrize("vocab", [200, 272, 70000])
+@pytest.mark.parametrize("kind", ["top_k", "sampled"])
+def test_what_is_packed_is_unpacked(vocab, kind):
+    form = Form(kind=kind, count=3, dtype="float32", vocab=vocab, length=7)
+    random = np.random.default_rng(0)
+    row = {
+        name: random.integers(0, vocab if dtype == "id" else 100, shape)
+        if dtype != "float32"
+        else random.normal(size=shape).astype(np.float32)
+        for name, (dtype, shape) in form.fields.items()
+    }
+    raw = form.pack(row)
+    assert len(raw) == form.record_bytes
+    for name, array in form.unpack(raw).items():
+        np.testing.assert_array_equal(array, row[name], err_msg=name)
+    with pytest.raises(ValueError, match="where .* were expected"):
+        form.unpack(raw[:-1])
+
+
+def test_sixteen_bits_keep_a_distribution_and_lose_little(text, tmp_path):
+    capture = asked(text, replace(FORM, dtype="float16"))
+    capture.run(Store(tmp_path / "narrow"), quiet=True)
+    found = on_device(next(stored_batches(Rows(Store(tmp_path / "narrow")), 4)))
+    signal = found.targets
+    total = np.exp(signal.log_probs).sum(-1) + np.exp(signal.rest)
+    np.testing.assert_allclose(total, 1.0, rtol=1e-6)
+    live = LiveTeacher(capture.weights).signal(found)
+    exact = top_k(live, jnp.where(found.mask, found.labels, 0), 5)
+    np.testing.assert_allclose(np.exp(signal.log_probs), np.exp(exact.log_probs), atol=1e-3)
+    # At the teacher itself the loss is nearly flat: rounding teaches nothing that is not so.
+    logits = Dense(jnp.einsum("btd,dv->btv", live.hidden, live.head)).log_probs(jnp.float32(1.0))
+    slope = jax.grad(lambda x: ForwardKL()(signal, x, jnp.float32(1.0)).sum())(logits)
+    assert np.abs(slope).max() < 2e-3
+
+
+def test_draws_are_the_teachers_and_do_not_depend_on_what_is_captured_beside_them(text, tmp_path):
+    form = Form(kind="sampled", count=6, dtype="float32", vocab=272, length=16)
+    capture = asked(text, form)
+    capture.run(Store(tmp_path / "drawn"), quiet=True)
+    found = on_device(next(stored_batches(Rows(Store(tmp_path / "drawn")), 4)))
+    live = LiveTeacher(capture.weights).signal(found)
+    known = Dense(jnp.einsum("btd,dv->btv", live.hidden, live.head)).log_probs(jnp.float32(1.0))
+    want = jnp.take_along_axis(known, found.targets.ids, axis=-1)
+    assert_close(found.targets.log_probs, want)
+    assert capture.verify(Store(tmp_path / "drawn")) < 1e-5
+
+
+class Killed(Exception):
+    """As if by kill -9."""
+
+
+@pytest.mark.parametrize("moment", range(14))
+def test_a_capture_that_is_killed_goes_on_to_the_same_rows(text, whole, tmp_path, monkeypatch, moment):
+    """Killed before the nth of whatever reaches the disk; then the same command again."""
+    folder, seen = tmp_path / "cut", [0]
+
+    def die(function):
+        def dying(*arguments):
+            seen[0] += 1
+            if seen[0] > moment:
+                raise Killed
+            return function(*arguments)
+
+        return dying
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stored.os, "replace", die(stored.os.replace))
+        patch.setattr(stored, "sync", die(stored.sync))
+        with pytest.raises(Killed):
+            asked(text).run(Store(folder), quiet=True)
+    if (folder / stored.MANIFEST).exists():
+        assert Store(folder).missing() > 0
+    asked(text).run(Store(folder), quiet=True)
+    assert_same(read(folder), read(whole))
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_an_unfinished_store_says_what_it_lacks(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "cut")
+    (tmp_path / "cut" / "p000-00001.json").unlink()
+    with pytest.raises(ValueError, match="lacks 4 of its 6 batches; the same `capture` command goes on"):
+        Rows(Store(tmp_path / "cut"))
+
+
+def test_a_damaged_shard_is_named(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "bad")
+    shard = tmp_path / "bad" / "p000-00001.array_record"
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    shard.write_bytes(raw)
+    with pytest.raises(ValueError, match="p000-00001.array_record is damaged"):
+        read(tmp_path / "bad")
+
+
+@pytest.mark.parametrize("captured", [1, 2, 4])
+def test_what_some_processes_captured_any_number_reads(text, tmp_path, captured):
+    folder = tmp_path / "shared"
+    for process in reversed(range(captured)):
+        asked(text).run(Store(folder), process, captured, quiet=True)
+    alone = [batch.tokens for batch in stored_batches(Rows(Store(folder)), 4)]
+    assert len(alone) == 6
+    for processes in (2, 4):
+        parts = [
+            [batch.tokens for batch in stored_batches(Rows(Store(folder)), 4, p, processes)] for p in range(processes)
+        ]
+        for number, want in enumerate(alone):
+            np.testing.assert_array_equal(np.concatenate([part[number] for part in parts]), want)
+    assert asked(text).verify(Store(folder)) < 1e-5
+
+
+def test_rows_are_read_in_batches_of_any_size_and_a_place_is_kept(whole):
+    rows = Rows(Store(whole))
+    large = list(stored_batches(rows, 8))
+    assert len(large) == 3
+    again = stored_batches(rows, 8)
+    next(again)
+    later = stored_batches(rows, 8)
+    later.set_state(json.loads(json.dumps(again.get_state())))
+    np.testing.assert_array_equal(next(later).tokens, large[1].tokens)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 4}, "teacher is"),
+        ({"form": replace(FORM, count=6)}, "form is"),
+        ({"shard": 3}, "shard is 2, wanted 3"),
+    ],
+)
+def test_another_capture_is_refused_in_the_same_folder(text, whole, change, message):
+    with pytest.raises(ValueError, match=f"the store is another's: {message}"):
+        asked(text, **change).run(Store(whole), quiet=True)
+
+
+def test_a_folder_that_is_no_store_is_not_written_into(text, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty, and no store"):
+        asked(text).run(Store(tmp_path), quiet=True)
+
+
+@pytest.mark.parametrize("raw", ["", "{}", "[]", '{"schema": 9}', '{"schema": 1, "form": {}}', "\x00\x01"])
+def test_a_manifest_that_is_none_is_refused(tmp_path, raw):
+    (tmp_path / stored.MANIFEST).write_text(raw)
+    with pytest.raises(ValueError, match="is not a teacher-target store"):
+        _ = Store(tmp_path).about
+
+
+def test_verify_finds_a_store_of_other_words(text, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "other")
+    manifest = json.loads((tmp_path / "other" / stored.MANIFEST).read_text())
+    manifest["teacher"] = asked(text, seed=9).about().teacher
+    (tmp_path / "other" / stored.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="from what the teacher says"):
+        asked(text, seed=9).verify(Store(tmp_path / "other"))
+    assert asked(text).verify(Store(whole)) < 1e-5
+
+
+def test_bytes_are_those_of_the_fields():
+    form = Form(count=12, vocab=272, length=128)
+    assert form.target_bytes == 12 * (2 + 2) + 2 + 3 * 2 + 2
+    assert replace(form, vocab=202048).id_bytes == 3
+
+
+# Through a whole run.
+
+
+def two_stages(text, folder=None):
+    """A teacher, and a student that hears it live or from a store."""
+    teach = stage(learner("teacher", model=replace(WIDE, vocab=272)), name="teach", steps=2, rows=4)
+    plain = Distill(gate=NoGate(), lens=Top(k=5) if folder is None else Distill().lens, chunk=5)
+    distil = stage(
+        learner(model=BYTES, loss=plain), name="distil", teacher="teacher", steps=4, rows=4, stream=1, store=folder,
+        log_every=1, save_every=2,
+    )  # fmt: skip
+    return experiment(stages=(teach, distil), corpus=Folder(str(text)))
+
+
+@pytest.fixture(scope="module")
+def trained(text, tmp_path_factory):
+    """A finished run that heard its teacher live, and a store of what the teacher said."""
+    base = tmp_path_factory.mktemp("runs")
+    one = two_stages(text)
+    run_experiment(one, base / "live", quiet=True)
+    weights = load_weights(base / "live", "teach", "teacher")
+    store.Capture(one, one.stages[1], weights, FORM).run(Store(base / "store"), quiet=True)
+    return base
+
+
+def curve(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["student/soft"] for line in lines if line["stage"] == "distil" and line["kind"] == "train"]
+
+
+def test_a_run_from_the_store_is_the_run_with_the_teacher_and_goes_on_where_it_was_stopped(text, trained, monkeypatch):
+    from distill.loop import Interrupted
+
+    one = two_stages(text, str(trained / "store"))
+    run_experiment(one, trained / "from_store", quiet=True)
+    np.testing.assert_allclose(curve(trained / "from_store"), curve(trained / "live"), rtol=1e-4)
+    interrupt(monkeypatch, "distil", 3)
+    with pytest.raises(Interrupted):
+        run_experiment(one, trained / "stopped", quiet=True)
+    monkeypatch.undo()
+    run_experiment(one, trained / "stopped", quiet=True)
+    one, two = ((trained / name / "metrics.jsonl").read_bytes() for name in ("from_store", "stopped"))
+    assert one == two
+
+
+def test_a_run_refuses_the_store_of_another_teacher(text, trained, tmp_path):
+    other = replace(two_stages(text, str(trained / "store")), seed=7)
+    with pytest.raises(ValueError, match="the store is another's: teacher is"):
+        run_experiment(other, tmp_path / "other", quiet=True)
+
+
+def test_a_run_refuses_a_store_that_is_too_short(text, trained, tmp_path):
+    one = two_stages(text, str(trained / "store"))
+    longer = replace(one, stages=(one.stages[0], replace(one.stages[1], steps=5)))
+    with pytest.raises(ValueError, match="takes 20 rows of 16 tokens; .* has 16"):
+        run_experiment(longer, tmp_path / "longer", quiet=True)
+
+
+def test_a_store_without_a_teachers_name_is_refused(text):
+    with pytest.raises(ValueError, match="needs a teacher: name whose words it holds"):
+        experiment(stages=(stage(learner(), store="somewhere"),))
+
+
+def test_the_commands_inspect_and_refuse(whole, text, capsys):
+    store.inspect(whole)
+    printed = capsys.readouterr().out
+    assert "0 of 6 batches" in printed and "a token before compression" in printed
+    with pytest.raises(ValueError, match="is not a teacher-target store"):
+        store.inspect(text)
+    assert targets.LEAST < -1e4

@@ -1,0 +1,179 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from losses import (
+    AdaptiveKL,
+    AlphaBeta,
+    Constant,
+    Dense,
+    Distill,
+    ForwardKL,
+    JensenShannon,
+    NoGate,
+    Projected,
+    ReverseKL,
+    Sampled,
+    Signal,
+    SkewKL,
+    SkewReverseKL,
+    ToDi,
+    Top,
+    TopK,
+    TotalVariation,
+)
+from losses.sparse import draw, top_k
+from tests.losses.worked import as_dense, assert_close, call, case, value_and_gradients
+
+ONE = jnp.float32(1.0)
+ALL = [ForwardKL(), ReverseKL(), JensenShannon(), SkewKL(), SkewReverseKL(), AlphaBeta(), TotalVariation()]
+ALL += [AdaptiveKL(), ToDi()]
+
+
+def teach(key, v=12, scale=3.0):
+    return Dense(scale * jax.random.normal(key, (2, 3, v))), jax.random.randint(key, (2, 3), 0, v)
+
+
+def value_and_slope(divergence, signal, logits):
+    return jax.value_and_grad(lambda x: divergence(signal, x, ONE).sum())(logits)
+
+
+@pytest.mark.parametrize("divergence", ALL, ids=str)
+def test_top_k_of_the_whole_vocabulary_is_dense(divergence, key):
+    dense, labels = teach(key)
+    logits = jax.random.normal(jax.random.fold_in(key, 1), dense.logits.shape)
+    got, want = (value_and_slope(divergence, s, logits) for s in (top_k(dense, labels, 12), dense))
+    assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 3, 11, 12])
+@pytest.mark.parametrize("divergence", ALL, ids=str)
+def test_top_k_is_never_negative_nor_nan(divergence, k, key):
+    dense, labels = teach(key, scale=8.0)
+    for spread in (0.0, 1.0, 30.0):
+        logits = spread * jax.random.normal(jax.random.fold_in(key, 1), dense.logits.shape)
+        value, slope = jax.value_and_grad(lambda x: divergence(top_k(dense, labels, k), x, ONE).min())(logits)
+        assert value > -1e-6 and jnp.isfinite(slope).all()
+
+
+def test_top_k_says_no_more_than_the_whole_distribution(key):
+    dense, labels = teach(key)
+    logits = jax.random.normal(jax.random.fold_in(key, 1), dense.logits.shape)
+    values = [ForwardKL()(top_k(dense, labels, k), logits, ONE) for k in (1, 2, 4, 8, 12)]
+    for coarse, fine in zip(values, values[1:], strict=False):
+        assert (np.asarray(coarse) <= np.asarray(fine) + 1e-6).all()
+
+
+def test_a_student_that_leaks_mass_beyond_the_top_k_is_told_so():
+    teacher = Dense(jnp.log(jnp.array([[[0.5, 0.3, 0.15, 0.05]]])))
+    leaky = jnp.log(jnp.array([[[0.05, 0.03, 0.015, 0.905]]]))  # right within the top three, which renormalising hides
+    value, slope = value_and_slope(ForwardKL(), top_k(teacher, jnp.zeros((1, 1), jnp.int32), 3), leaky)
+    assert value > 1.0 and slope[0, 0, 3] > 0.5
+
+
+def test_a_tiny_leak_keeps_its_digits(key):
+    teacher = top_k(Dense(jnp.array([[[0.0, 0.0, -50.0]]])), jnp.zeros((1, 1), jnp.int32), 2)
+    sides = teacher.against(jnp.array([[[0.0, 0.0, -40.0]]]), ONE)
+    np.testing.assert_allclose(sides.student[0, 0, 2], -40.0 - np.log(2.0), rtol=1e-6)
+
+
+def test_top_k_of_a_padded_vocabulary_takes_no_excluded_token_before_the_others(key):
+    dense, labels = teach(key)
+    padded = Dense(dense.logits.at[..., 7:].set(-jnp.inf))
+    coarse = top_k(padded, labels % 7, 9)
+    logits = jax.random.normal(key, dense.logits.shape).at[..., 7:].set(-jnp.inf)
+    value, slope = value_and_slope(ForwardKL(), coarse, logits)
+    np.testing.assert_allclose(value, ForwardKL()(padded, logits, ONE).sum(), rtol=1e-5)
+    assert jnp.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+def test_a_loss_seen_through_a_coarse_lens_is_that_of_the_coarse_targets(key, chunk):
+    arguments = case(key)
+    lens = Distill(alpha=Constant(0.6), gate=NoGate(), lens=Top(k=3), chunk=chunk)
+    clear = Distill(alpha=Constant(0.6), gate=NoGate(), chunk=chunk)
+    coarse = top_k(as_dense(arguments["signal"]), jnp.where(arguments["mask"], arguments["labels"], 0), 3)
+    got, want = value_and_gradients(lens, **arguments), value_and_gradients(clear, **(arguments | {"signal": coarse}))
+    assert_close(got, want)
+
+
+def test_draws_have_the_teachers_frequencies(key):
+    dense, _ = teach(key, v=6, scale=1.5)
+    labels = jnp.zeros((2, 3), jnp.int32)
+    count = 40000
+    ids = np.asarray(draw(dense, labels, count, key).ids)
+    seen = np.stack([np.bincount(row, minlength=6) for row in ids.reshape(-1, count)])
+    expected = count * np.asarray(jax.nn.softmax(dense.logits)).reshape(-1, 6)
+    chi = ((seen - expected) ** 2 / expected).sum(-1)
+    assert (chi < 25.7).all()  # 5 degrees of freedom: one in ten thousand is larger
+
+
+def test_the_gradient_of_sampled_targets_is_unbiased(key):
+    """The mean over many sets of draws is the dense gradient, within its own standard error."""
+    dense, labels = teach(key, v=8, scale=1.5)
+    logits = jax.random.normal(jax.random.fold_in(key, 1), dense.logits.shape)
+    want_value, want = value_and_slope(ForwardKL(), dense, logits)
+
+    def one(key):
+        return value_and_slope(ForwardKL(), draw(dense, labels, 4, key), logits)
+
+    values, slopes = jax.lax.map(one, jax.random.split(key, 4000), batch_size=500)
+    error = np.asarray(slopes.std(0)) / np.sqrt(4000)
+    z = (np.asarray(slopes.mean(0)) - np.asarray(want)) / np.maximum(error, 1e-9)
+    assert np.abs(z).max() < 4.5 and 0.7 < z.std() < 1.3
+    assert abs(values.mean() - want_value) < 4 * values.std() / np.sqrt(4000)
+
+
+def test_renormalised_top_k_is_biased_by_the_mass_that_was_cut(key):
+    """Beside the two repairs: its gradient does not vanish at the teacher, theirs does."""
+    dense, labels = teach(key)
+    coarse = top_k(dense, labels, 3)
+    naive = Sampled(coarse.ids, jax.nn.softmax(coarse.log_probs), coarse.log_probs, coarse.judged, coarse.vocab)
+    biased, repaired = (value_and_slope(ForwardKL(), s, dense.logits)[1] for s in (naive, coarse))
+    np.testing.assert_allclose(repaired, 0.0, atol=1e-6)
+    missing = np.asarray(1.0 - jnp.exp(coarse.log_probs).sum(-1))
+    np.testing.assert_allclose(jnp.abs(biased).sum(-1), 2.0 * missing, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("divergence", [d for d in ALL if d != ForwardKL()], ids=str)
+def test_what_is_not_linear_in_the_teacher_refuses_samples(divergence, key):
+    dense, labels = teach(key)
+    with pytest.raises(ValueError, match="take ForwardKL, or top-k targets"):
+        divergence(draw(dense, labels, 4, key), dense.logits, ONE)
+
+
+@pytest.mark.parametrize("lens", [Top(k=3), lambda signal, labels: draw(signal, labels, 3, jax.random.key(0))])
+def test_a_temperature_needs_the_whole_distribution(key, lens):
+    with pytest.raises(ValueError, match="known at temperature 1 only"):
+        call(Distill(temperature=Constant(2.0), lens=lens), **case(key))
+
+
+def test_both_are_signals_and_keep_what_the_whole_thought_of_the_labels(key):
+    dense, labels = teach(key)
+    for signal in (top_k(dense, labels, 3), draw(dense, labels, 3, key)):
+        assert isinstance(signal, Signal) and isinstance(signal, TopK | Sampled) and not signal.tempers
+        assert_close(signal.belief(labels), dense.belief(labels))
+        assert_close(
+            signal.slice(jnp.int32(1), 2).belief(labels[:, 1:]), dense.slice(jnp.int32(1), 2).belief(labels[:, 1:])
+        )
+
+
+def test_targets_are_made_from_hidden_states_as_from_logits(key):
+    signal = Projected(jax.random.normal(key, (2, 3, 5)), jax.random.normal(key, (5, 12)))
+    labels = jnp.zeros((2, 3), jnp.int32)
+    assert_close(top_k(signal, labels, 4), top_k(as_dense(signal), labels, 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda s, y: top_k(s, y, 13), "from 1 to the 12 tokens"),
+        (lambda s, y: top_k(s, y, 0), "from 1 to the 12 tokens"),
+        (lambda s, y: draw(s, y, 0, jax.random.key(0)), "at least 1 token"),
+        (lambda s, y: Top(k=0), "at least 1 token"),
+    ],
+)
+def test_impossible_targets_are_refused(key, make, message):
+    with pytest.raises(ValueError, match=message):
+        make(*teach(key))
