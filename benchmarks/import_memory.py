@@ -5,7 +5,7 @@
 Writes a synthetic checkpoint (the mini Behemoth with 12 layers, in bfloat16), then reads it in processes of their own,
 as it is, into float32 and cut over 8 devices, and writes it again. Each does so with a tiny checkpoint first, so that
 what is counted is neither the interpreter nor the compiler. Peak memory is the kernel's (VmHWM). Fails where the peak
-is above the finished arrays by more than the largest tensor, as it is kept, and 64 MiB.
+is above the finished arrays by more than the largest tensor, as it is kept, and 96 MiB.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from models.huggingface.names import places
 from models.llama4 import Llama4
 
 CASES = {"as it is": (None, 1), "into float32": ("float32", 1), "over 8 devices": (None, 8)}
-SLACK = 2**26
+SLACK = 96 * 2**20
 SHARD = 1.76e8
 """bytes; 12 layers then fill 16 shards"""
 
