@@ -1,7 +1,7 @@
 """The distillation loop: experiments, stages, steps, data, checkpoints, reports."""
 
 from distill.experiment import Experiment, Learner, Stage
-from distill.given import Given
+from distill.given import Given, Trained
 from distill.launch import launch
 from distill.mesh import Mesh
 from distill.optim import AdamW, Muon, WarmupCosine, WarmupStableDecay
@@ -16,6 +16,7 @@ __all__ = [
     "Mesh",
     "Muon",
     "Stage",
+    "Trained",
     "WarmupCosine",
     "WarmupStableDecay",
     "launch",

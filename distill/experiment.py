@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from distill.checkpoint import Retention
 from distill.data.source import Herd, Source
-from distill.given import Given
+from distill.given import Given, Trained, check_starts
 from distill.mesh import Mesh
 from distill.optim import AdamW, Optimizer
 from losses import Distill, RouterHealth
@@ -71,7 +71,7 @@ class Experiment:
     stages: tuple[Stage, ...]
     corpus: Source = field(default_factory=Herd)
     tokenizer: Bytes | BPE = field(default_factory=Bytes)
-    given: tuple[Given, ...] = ()
+    given: tuple[Given | Trained, ...] = ()
     """models from elsewhere, to be teachers and starts"""
     mesh: Mesh = field(default_factory=Mesh)
     execution: Execution = field(default_factory=Execution)
@@ -85,7 +85,7 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        earlier: dict[str, Learner | Given] = {one.name: one for one in self.given}
+        earlier: dict[str, Learner | Given | Trained] = {one.name: one for one in self.given}
         if len(earlier) < len(self.given):
             raise ValueError(f"given models are named {[one.name for one in self.given]}; each needs its own name")
         names = [stage.name for stage in self.stages]
@@ -118,7 +118,7 @@ class Experiment:
             return given.model
         return next(learner.model for learner in self.stage_of(name).learners if learner.name == name)
 
-    def given_of(self, name: str) -> Given | None:
+    def given_of(self, name: str) -> Given | Trained | None:
         """The given model of this name, if it is one."""
         return next((one for one in self.given if one.name == name), None)
 
@@ -154,7 +154,7 @@ def _tiny_stage(stage: Stage) -> Stage:
     )
 
 
-def _check_start(learner: Learner, given: tuple[Given, ...]) -> None:
+def _check_start(learner: Learner, given: tuple[Given | Trained, ...]) -> None:
     names = [one.name for one in given]
     if learner.name in names:
         raise ValueError(f"a learner and a given model are both called {learner.name!r}; give one another name")
@@ -164,10 +164,10 @@ def _check_start(learner: Learner, given: tuple[Given, ...]) -> None:
         raise ValueError(
             f"learner {learner.name!r} starts from {learner.start!r}, which is not given; there are {names}"
         )
-    given[names.index(learner.start)].check_starts(learner.name, learner.model)
+    check_starts(given[names.index(learner.start)], learner.name, learner.model)
 
 
-def _check_stage(stage: Stage, earlier: dict[str, Learner | Given], mesh: Mesh) -> None:
+def _check_stage(stage: Stage, earlier: dict[str, Learner | Given | Trained], mesh: Mesh) -> None:
     """Refuse at the door what would fail, or mislead, later."""
     where = f"stage {stage.name!r}"
     for name in ("steps", "rows", "accumulate", "images", "log_every", "save_every"):
@@ -198,7 +198,7 @@ def _check_stage(stage: Stage, earlier: dict[str, Learner | Given], mesh: Mesh) 
     _check_sight(stage, earlier)
 
 
-def _check_teacher(stage: Stage, earlier: dict[str, Learner | Given]) -> None:
+def _check_teacher(stage: Stage, earlier: dict[str, Learner | Given | Trained]) -> None:
     where = f"stage {stage.name!r}"
     if stage.teacher is None:
         if stage.store is not None:
@@ -223,7 +223,7 @@ def _check_teacher(stage: Stage, earlier: dict[str, Learner | Given]) -> None:
             )
 
 
-def _check_sight(stage: Stage, earlier: dict[str, Learner | Given]) -> None:
+def _check_sight(stage: Stage, earlier: dict[str, Learner | Given | Trained]) -> None:
     """Who reads the same rows cuts the same tiles into as many patch tokens."""
     readers = [*stage.learners, *([earlier[stage.teacher]] if stage.teacher else [])]
     first = stage.learners[0]

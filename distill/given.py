@@ -1,10 +1,12 @@
-"""Models from elsewhere: checkpoints in the Hugging Face layout, to learn from or to start from."""
+"""Models from elsewhere, to learn from or to start from: Hugging Face checkpoints, and learners of other runs."""
 
 import hashlib
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Literal
+
+from jaxtyping import Array
 
 from distill import mesh as meshes
 from distill.mesh import Mesh
@@ -70,20 +72,80 @@ class Given:
                 f"mean the same to both: set --tokenizer.path to that folder's"
             )
 
-    def teacher(self, mesh: Mesh) -> Llama4:
-        """Its weights over a mesh."""
-        return huggingface.load(self.folder, self.dtype, partial(meshes.shardings, mesh.build()), self.text_only)
+    def teacher(self, mesh: Mesh) -> tuple[Llama4, Array | None]:
+        """Its weights over a mesh, and no selection bias of its routers."""
+        return huggingface.load(self.folder, self.dtype, partial(meshes.shardings, mesh.build()), self.text_only), None
 
     def start(self, mesh: Mesh) -> Llama4:
         """Its weights over a mesh in float32, for a learner to move."""
         return huggingface.load(self.folder, "float32", partial(meshes.shardings, mesh.build()), self.text_only)
 
-    def check_starts(self, learner: str, model: Config) -> None:
-        """Refuses to start a learner that is another model."""
-        own = self.model
-        names = [each.name for each in fields(Config) if vars(own)[each.name] != vars(model)[each.name]]
-        if names:
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A learner of another run under a name by which stages and learners ask for it: trained once, heard by many runs.
+
+    It is read into the mesh where a stage needs it, and is in no checkpoint of the run that hears it.
+    """
+
+    name: str
+    run: str
+    """its run folder"""
+    stage: str
+    learner: str
+
+    @property
+    def model(self) -> Config:
+        """What it is, from its run's config.json.
+
+        Raises:
+            ValueError: there is no such run, stage or learner.
+        """
+        from distill.trained import describe
+
+        return describe(self.run, self.stage, self.learner)
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits that change with its configuration or its weights."""
+        from distill.stored import identify
+        from distill.trained import load_weights
+
+        return identify(load_weights(self.run, self.stage, self.learner))
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Refuses a tokenizer that is not its run's.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        from distill.run import load_run
+
+        own = load_run(self.run).tokenizer.fingerprint
+        if own != tokenizer.fingerprint:
             raise ValueError(
-                f"learner {learner!r} starts from {self.name!r}, but differs from it in {', '.join(names)}; set its "
-                f"model to huggingface.read_config({self.folder!r}), or start from nothing"
+                f"{self.name!r} was trained with tokenizer {own} in {self.run}, the experiment has "
+                f"{tokenizer.fingerprint}; a token must mean the same to both"
             )
+
+    def teacher(self, mesh: Mesh) -> tuple[Llama4, Array | None]:
+        """Its newest weights over a mesh, and the selection bias of its routers if it has one."""
+        from distill.trained import load_weights
+
+        weights = load_weights(self.run, self.stage, self.learner, mesh)
+        return weights.model, weights.bias
+
+    def start(self, mesh: Mesh) -> Llama4:
+        """Its newest weights over a mesh, for a learner to move."""
+        return self.teacher(mesh)[0]
+
+
+def check_starts(given: Given | Trained, learner: str, model: Config) -> None:
+    """Refuses to start a learner that is another model than what it starts from."""
+    own = given.model
+    names = [each.name for each in fields(Config) if vars(own)[each.name] != vars(model)[each.name]]
+    if names:
+        raise ValueError(
+            f"learner {learner!r} starts from {given.name!r}, but differs from it in {', '.join(names)}; give it the "
+            "same model, or start from nothing"
+        )

@@ -10,7 +10,6 @@ from distill.run import Run
 from distill.state import State, Weights, adopt, create
 from distill.teacher import LiveTeacher, Silent, Teacher
 from distill.trained import read_weights
-from models.llama4 import Llama4
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Room:
     ceiling: Ceiling
     stop: threading.Event
     quiet: bool = False
-    held: dict[str, Llama4] = field(default_factory=dict)
+    held: dict[str, Weights] = field(default_factory=dict)
     """the given model that stages listen to: one at a time, shared by those that follow each other"""
 
     def weights(self, stage: Stage, name: str) -> Weights:
@@ -46,8 +45,8 @@ class Room:
         if given is None:
             return self.weights(experiment.stage_of(name), name)
         if name not in self.held:
-            self.held[name] = given.teacher(experiment.mesh)
-        return Weights(self.held[name], None)
+            self.held[name] = Weights(*given.teacher(experiment.mesh))
+        return self.held[name]
 
     def newborn(self, learner: Learner, steps: int) -> State:
         """A learner's state before its first step: drawn by the seed, or begun with given weights."""

@@ -149,7 +149,7 @@ def open_capture(
         raise ValueError(f"stage {stage!r} has images, and a store keeps text alone")
     given = experiment.given_of(chosen.teacher)
     if given is not None:
-        weights = Weights(given.teacher(experiment.mesh), None)
+        weights = Weights(*given.teacher(experiment.mesh))
     else:
         weights = load_weights(run, experiment.stage_of(chosen.teacher).name, chosen.teacher, experiment.mesh)
     vocab = weights.model.config.vocab

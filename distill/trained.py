@@ -28,6 +28,19 @@ def load_weights(path: str | Path, stage: str, learner: str, mesh: Mesh | None =
     return read_weights(load_run(path), stage, learner, mesh or Mesh())
 
 
+def describe(path: str | Path, stage: str, learner: str) -> Config:
+    """What a learner of a run is; nothing of its weights is read.
+
+    Raises:
+      ValueError: there is no such run, stage or learner.
+    """
+    found = load_run(path)
+    one = _named(
+        _named(found.config["stages"], stage, f"stage of {path}")["learners"], learner, f"learner of {stage!r}"
+    )
+    return model_config(one["model"])
+
+
 def read_weights(run: Run, stage: str, learner: str, mesh: Mesh, step: int | None = None) -> Weights:
     """The weights of a learner at a step, or the newest, sharded over a mesh."""
     found = _named(run.config["stages"], stage, f"stage of {run.path}")

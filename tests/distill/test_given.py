@@ -116,7 +116,7 @@ def test_the_command_line_names_another_folder(folder, text):
         ({"given": ()}, "'student' starts from 'old', which is not given; there are \\[\\]"),
         (
             {"stages": (stage(learner(model=replace(BYTES, experts=9), start="old")),)},
-            "differs from it in experts; set",
+            "differs from it in experts; give it the",
         ),
         ({"stages": (stage(learner("old", model=BYTES)),)}, "a learner and a given model are both called 'old'"),
         ({"stages": (stage(learner(model=MOE), teacher="old"),)}, "teacher 'old' has a vocabulary of 272, student"),
