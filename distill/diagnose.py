@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from distill.data.batch import Batch
 from distill.experiment import Experiment, Learner, Stage
 from distill.items import named_leaves
-from distill.loop import put, stage_loader
+from distill.reading import put, stage_loader
 from distill.state import create
 from distill.step import Step
 from distill.teacher import Silent

@@ -29,33 +29,41 @@ class Score:
     """nats per label from the teacher's distribution to the model's; None without a teacher"""
     agreement: float | None
     """share of positions where the model's and the teacher's first choices agree; None without a teacher"""
+    domains: dict[str, float]
+    """cross-entropy of each domain of a corpus that has several"""
     load: tuple[tuple[float, ...], ...]
     """share of tokens per expert, a row per mixture-of-experts layer"""
     labels: int
 
 
-@jax.jit(static_argnames="execution")
+@jax.jit(static_argnames=("execution", "domains"))
 def _look(
-    weights: Weights, teacher: Teacher, batch: Batch, execution: Execution
+    weights: Weights, teacher: Teacher, batch: Batch, execution: Execution, domains: tuple[str, ...]
 ) -> tuple[dict[str, Tally], Float[Array, "l e"]]:
     hidden, routing = weights.model(batch.tokens, batch.layout(), weights.bias, execution, batch.images)
     head = weights.model.head[...].astype(hidden.dtype)
     signal = teacher.signal(batch)
-    _, metrics, _ = _YARDSTICK(hidden, head, signal, batch.labels, batch.place(), jnp.zeros(()))
+    _, metrics, _ = _YARDSTICK(hidden, head, signal, batch.labels, batch.place((), domains), jnp.zeros(()))
     return metrics, routing.counts
 
 
-def evaluate(weights: Weights, teacher: Teacher, batches: Sequence[Batch], execution: Execution) -> Score:
-    """Score a model on `batches` (arrays [b, t]), beside `teacher` where there is one.
+def evaluate(
+    weights: Weights,
+    teacher: Teacher,
+    batches: Sequence[Batch],
+    execution: Execution,
+    domains: tuple[str, ...] = (),
+) -> Score:
+    """Score a model on `batches` (arrays [b, t]), beside `teacher` where there is one, and by `domains` if named.
 
     Raises:
       ValueError: there is nothing to evaluate on.
     """
     if not batches:
         raise ValueError("no held-out batches: set --held-out to at least 1 and give the corpus a held-out split")
-    sums, load = _look(weights, teacher, batches[0], execution)
+    sums, load = _look(weights, teacher, batches[0], execution, domains)
     for batch in batches[1:]:
-        sums, load = jax.tree.map(jnp.add, (sums, load), _look(weights, teacher, batch, execution))
+        sums, load = jax.tree.map(jnp.add, (sums, load), _look(weights, teacher, batch, execution, domains))
     mean = {name: float(tally.mean()) for name, tally in sums.items()}
     counts = np.asarray(load, np.float64)
     shares = counts / np.maximum(counts.sum(-1, keepdims=True), 1.0)
@@ -64,6 +72,7 @@ def evaluate(weights: Weights, teacher: Teacher, batches: Sequence[Batch], execu
         accuracy=mean["accuracy"],
         kl=mean.get("soft"),
         agreement=mean.get("agreement"),
+        domains={name: mean[f"hard_{name}"] for name in domains},
         load=tuple(tuple(float(x) for x in row) for row in shares),
         labels=int(sums["hard"].count),
     )

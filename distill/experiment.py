@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field
 
 from distill.checkpoint import Retention
+from distill.data.loader import Change
 from distill.data.source import Herd, Source
 from distill.given import Given, Trained, check_starts
 from distill.mesh import Mesh
@@ -37,7 +38,8 @@ class Stage:
     learners: tuple[Learner, ...]
     steps: int
     teacher: str | None = None
-    """name of a learner of an earlier stage, or of a given model, frozen; None: hard labels only"""
+    """name of a learner of an earlier stage, or of a given model, frozen; or of one of this stage's own learners, which
+    then teaches the others while it learns; None: hard labels only"""
     store: str | None = None
     """folder of what the teacher said (`python -m distill.store`): it is then read from there and never in memory"""
     rows: int = 8
@@ -46,6 +48,8 @@ class Stage:
     """tokens of a row"""
     accumulate: int = 1
     """micro-batches a batch is cut into; gradients and counts are summed, divided once"""
+    change: Change | None = None
+    """what becomes of training batches, such as noise in their labels; None: nothing"""
     images: int = 1
     """images of a row, at most, where documents have some; each becomes one tile"""
     documents: int | None = None
@@ -56,6 +60,11 @@ class Stage:
     """optimizer steps between lines of metrics.jsonl"""
     save_every: int = 100
     """optimizer steps between checkpoints, each with a look at held-out text"""
+
+    @property
+    def beside(self) -> str | None:
+        """The learner of this stage that teaches the others, if one does."""
+        return self.teacher if self.teacher in [learner.name for learner in self.learners] else None
 
     @property
     def tokens(self) -> int:
@@ -104,7 +113,7 @@ class Experiment:
 
     def teacher_of(self, name: str) -> str | None:
         """Who teaches the learner of this name, in whichever stage: its twins without a teacher are held against it."""
-        live = (stage for stage in self.stages if stage.teacher and not stage.store)
+        live = (stage for stage in self.stages if stage.teacher not in (None, name) and not stage.store)
         return next((stage.teacher for stage in live if name in [one.name for one in stage.learners]), None)
 
     def stage_of(self, name: str) -> Stage:
@@ -204,12 +213,17 @@ def _check_teacher(stage: Stage, earlier: dict[str, Learner | Given | Trained]) 
         if stage.store is not None:
             raise ValueError(f"{where}: store={stage.store!r} needs a teacher: name whose words it holds")
         return
-    if stage.teacher not in earlier:
+    known = earlier | {learner.name: learner for learner in stage.learners}
+    if stage.beside and (stage.store or len(stage.learners) == 1):
         raise ValueError(
-            f"{where}: teacher {stage.teacher!r} is not a learner of an earlier stage, and not given; "
-            f"there are {sorted(earlier)}"
+            f"{where}: {stage.teacher!r} teaches while it learns, so it needs others to teach, and no store"
         )
-    teacher = earlier[stage.teacher].model
+    if stage.teacher not in known:
+        raise ValueError(
+            f"{where}: teacher {stage.teacher!r} is not a learner of this or an earlier stage, and not given; "
+            f"there are {sorted(known)}"
+        )
+    teacher = known[stage.teacher].model
     if stage.length > teacher.max_positions:
         raise ValueError(
             f"{where}: rows of {stage.length} tokens are longer than the {teacher.max_positions} positions "
@@ -225,7 +239,7 @@ def _check_teacher(stage: Stage, earlier: dict[str, Learner | Given | Trained]) 
 
 def _check_sight(stage: Stage, earlier: dict[str, Learner | Given | Trained]) -> None:
     """Who reads the same rows cuts the same tiles into as many patch tokens."""
-    readers = [*stage.learners, *([earlier[stage.teacher]] if stage.teacher else [])]
+    readers = [*stage.learners, *([earlier[stage.teacher]] if stage.teacher and not stage.beside else [])]
     first = stage.learners[0]
     for other in readers:
         if _tiles(other.model) != _tiles(first.model):

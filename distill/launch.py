@@ -13,8 +13,10 @@ import jax
 from distill import ceiling
 from distill.evaluate import evaluate
 from distill.experiment import Experiment, Stage
-from distill.loop import Interrupted, Room, check_room, on_mesh, run_stage, stage_loader, stopping
+from distill.loop import Interrupted, check_room, run_stage, stopping
 from distill.metrics import Metrics
+from distill.reading import on_mesh, stage_loader
+from distill.room import Room
 from distill.run import open_run, write_json
 from distill.statistics import paired
 from models import cost
@@ -157,15 +159,13 @@ def run_experiment(experiment: Experiment, folder: Path, *, quiet: bool = False)
 def score(room: Room, stage: Stage) -> list[dict[str, Any]]:
     """A row of results per learner of a finished stage: held-out figures, sizes, tokens, seconds."""
     experiment = room.experiment
-    batches = on_mesh(
-        stage_loader(room.experiment, stage).held_out_batches(experiment.corpus, experiment.held_out),
-        experiment.mesh.build(),
-    )
+    loader = stage_loader(experiment, stage)
+    batches = on_mesh(loader.held_out_batches(experiment.corpus, experiment.held_out), experiment.mesh.build())
     seconds = sum(line["seconds"] for line in room.run.timings() if line["stage"] == stage.name)
     rows = []
     for learner in stage.learners:
         teacher = room.teacher(experiment.teacher_of(learner.name))
-        found = evaluate(room.weights(stage, learner.name), teacher, batches, experiment.execution)
+        found = evaluate(room.weights(stage, learner.name), teacher, batches, experiment.execution, loader.domains)
         row = {"seed": experiment.seed, "stage": stage.name, "name": learner.name}
         row |= {name: value for name, value in asdict(found).items() if name != "load"}
         size = {"parameters": cost.total(learner.model), "active": cost.active(learner.model)}

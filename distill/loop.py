@@ -7,26 +7,22 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from einops import rearrange
 
-from distill import mesh as meshes
 from distill.checkpoint import Checkpoints
 from distill.data.batch import Batch
-from distill.data.loader import Batches, Loader
 from distill.evaluate import Score, evaluate
 from distill.experiment import Experiment, Stage
 from distill.progress import Progress
+from distill.reading import on_mesh, put, stage_batches, stage_loader
 from distill.retention import check_space, estimate
 from distill.room import Room
 from distill.run import Run
 from distill.state import State, abstract, parts, whole
 from distill.step import Step
-from distill.stored import Rows, Store, identify, stored_batches
 from distill.teacher import StoredTeacher, Teacher
 
 PATIENCE = 3
@@ -35,39 +31,6 @@ PATIENCE = 3
 
 class Interrupted(Exception):
     """The run was asked to stop, saved a checkpoint and stopped."""
-
-
-def stage_loader(experiment: Experiment, stage: Stage) -> Loader:
-    """Stages of one stream draw the same batches; the learners of a stage, and their teacher, see alike."""
-    vision, seed = stage.learners[0].model.vision, experiment.seed * 1000 + stage.stream
-    domains = experiment.corpus.manifest().domains
-    return Loader(
-        rows=stage.rows, length=stage.length, seed=seed, tokenizer=experiment.tokenizer, documents=stage.documents,
-        images=stage.images, vision=vision, domains=domains if len(domains) > 1 else (),
-    )  # fmt: skip
-
-
-def stage_batches(room: Room, stage: Stage) -> Batches:
-    """What a stage learns from: rows of the corpus, or of a store, with what the teacher said of them.
-
-    Raises:
-      ValueError: the store is not whole, too short, or of another teacher, tokenizer or corpus.
-    """
-    if not stage.store:
-        return stage_loader(room.experiment, stage).batches(room.experiment.corpus)
-    experiment, rows = room.experiment, Rows(Store(Path(stage.store)))
-    rows.about.check(
-        tokenizer=experiment.tokenizer.fingerprint,
-        data=experiment.corpus.manifest().sha256,
-        teacher=identify(room.teacher_weights(stage.teacher or "")),
-    )
-    form = rows.about.form
-    if form.length != stage.length or len(rows) < stage.steps * stage.rows:
-        raise ValueError(
-            f"stage {stage.name!r} takes {stage.steps * stage.rows} rows of {stage.length} tokens; {stage.store} has "
-            f"{len(rows)} of {form.length}: capture another, or change --stages.N.steps, rows or length"
-        )
-    return stored_batches(rows, stage.rows)
 
 
 def check_room(experiment: Experiment, run: Run) -> None:
@@ -140,8 +103,9 @@ def _advance(
 ) -> None:
     """The loop itself."""
     loader = stage_loader(room.experiment, stage)
-    step = jax.jit(Step(stage.learners, stage.steps, room.experiment.execution, loader.domains), donate_argnums=0)
-    teacher = StoredTeacher() if stage.store else room.teacher(stage.teacher)
+    one = Step(stage.learners, stage.steps, room.experiment.execution, loader.domains, stage.beside)
+    step = jax.jit(one, donate_argnums=0)
+    teacher = StoredTeacher() if stage.store else room.teacher(None if stage.beside else stage.teacher)
     glance = on_mesh(loader.held_out_batches(room.experiment.corpus, room.experiment.glance), mesh)
     clock = _Clock(room, stage, start)
     before = None
@@ -160,7 +124,17 @@ def _advance(
             asked = room.stop.is_set()  # looked at once: whoever is told to stop has been saved
             if number % stage.save_every == 0 or number == stage.steps or asked:
                 _check_finite(stage, metrics)
-                _save(room, stage, checkpoints, states, teacher, number, batches, glance)
+                _save(
+                    room,
+                    stage,
+                    checkpoints,
+                    states,
+                    one.heard(states, teacher),
+                    number,
+                    batches,
+                    glance,
+                    loader.domains,
+                )
             if asked and number < stage.steps:
                 checkpoints.wait()
                 raise Interrupted(f"stopped in stage {stage.name} after step {number} of {stage.steps}")
@@ -175,12 +149,13 @@ def _save(
     number: int,
     batches: Any,
     glance: list[Batch],
+    domains: tuple[str, ...],
 ) -> None:
     """A look at held-out text where one is due, then a checkpoint, scored by what was seen."""
     score = None
     if number % stage.save_every == 0 or number == stage.steps:
         looks = {
-            learner.name: evaluate(state.weights, teacher, glance, room.experiment.execution)
+            learner.name: evaluate(state.weights, teacher, glance, room.experiment.execution, domains)
             for learner, state in zip(stage.learners, states, strict=True)
         }
         room.metrics.write(stage.name, number, kind="held_out", **_flat(looks))
@@ -193,18 +168,8 @@ def _save(
 def _flat(looks: dict[str, Score]) -> dict[str, float]:
     fields = ("cross_entropy", "accuracy", "kl", "agreement")
     found = {f"{name}/{field}": vars(look)[field] for name, look in looks.items() for field in fields}
+    found |= {f"{name}/{domain}": value for name, look in looks.items() for domain, value in look.domains.items()}
     return {name: value for name, value in found.items() if value is not None}
-
-
-def put(batch: Batch, accumulate: int, mesh: jax.sharding.Mesh) -> Batch:
-    """Host arrays [a * b, ...] as device arrays [a, b, ...], rows over the mesh."""
-    cut = jax.tree.map(lambda x: rearrange(x, "(a b) ... -> a b ...", a=accumulate), batch)
-    return jax.device_put(cut, meshes.rows(mesh, leading=1))
-
-
-def on_mesh(batches: list[Batch], mesh: jax.sharding.Mesh) -> list[Batch]:
-    """Host batches on the devices, rows over the mesh."""
-    return [jax.device_put(batch, meshes.rows(mesh)) for batch in batches]
 
 
 def _check_finite(stage: Stage, metrics: Any) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from distill.data.batch import Batch
 from distill.experiment import Learner
 from distill.state import State, Weights, optimizer
-from distill.teacher import Teacher
+from distill.teacher import LiveTeacher, Teacher
 from losses import Signal, Tally
 from models.llama4 import Execution, Llama4
 
@@ -45,23 +45,35 @@ class Step:
     execution: Execution
     domains: tuple[str, ...] = ()
     """names of the corpus's domains, where their weights are to be logged apart"""
+    beside: str | None = None
+    """name of the learner that teaches the others while it learns, as it is before the step"""
 
     def __call__(self, states: tuple[State, ...], teacher: Teacher, batch: Batch) -> tuple[tuple[State, ...], Metrics]:
         """Take one optimizer step.
 
         Args:
           states: a state per learner.
-          teacher: asked once per micro-batch, for all learners.
+          teacher: asked once per micro-batch, for all learners; nobody is asked where a learner teaches.
           batch: arrays [a, b, t], a micro-batches.
         """
 
+        teacher = self.heard(states, teacher)
+
         def slopes(part: Batch) -> tuple[Slope, ...]:
             signal = teacher.signal(part)
-            return tuple(self.slope(*pair, signal, part) for pair in zip(self.learners, states, strict=True))
+            return tuple(
+                self.slope(learner, state, None if learner.name == self.beside else signal, part)
+                for learner, state in zip(self.learners, states, strict=True)
+            )
 
         sums = accumulate(slopes, batch)
         updated = [self.update(*triple) for triple in zip(self.learners, states, sums, strict=True)]
         return tuple(state for state, _ in updated), {k: v for _, metrics in updated for k, v in metrics.items()}
+
+    def heard(self, states: tuple[State, ...], teacher: Teacher) -> Teacher:
+        """The learner that teaches as it is now, or the teacher."""
+        found = [s for one, s in zip(self.learners, states, strict=True) if one.name == self.beside]
+        return LiveTeacher(found[0].weights, self.execution) if found else teacher
 
     def slope(self, learner: Learner, state: State, signal: Signal | None, batch: Batch) -> Slope:
         """Gradient of a learner's summed loss over one micro-batch [b, t], with its tallies."""

@@ -24,9 +24,9 @@ from jaxtyping import Array
 from distill.data.batch import Batch
 from distill.data.loader import Loader
 from distill.experiment import Experiment, Stage
-from distill.loop import put, stage_loader
 from distill.manifest import with_tuples
 from distill.progress import Progress
+from distill.reading import put, stage_loader
 from distill.state import Weights
 from distill.stored import About, Rows, Store, identify
 from distill.targets import Form

@@ -30,7 +30,7 @@ from distill.data.batch import Batch
 from distill.data.manifest import Count, Document, Documents, Manifest, Split
 from distill.evaluate import Score, evaluate
 from distill.launch import Options, parse
-from distill.loop import stage_loader
+from distill.reading import stage_loader
 from distill.run import write_json
 from distill.statistics import paired
 from distill.teacher import Silent

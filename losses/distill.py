@@ -98,9 +98,10 @@ class Distill:
 
         Returns:
           The loss (differentiable total); tallies without gradient; what the gate saw, for its `update`, None without
-          a signal. The tallies are loss, hard (cross-entropy), accuracy, and with a signal soft (the divergence), alpha
-          (and that of every named domain), teacher_hard, ahead (hard minus teacher_hard), agreement (of the most
-          probable tokens), evidence (the teacher's advantage in Brier score) and its quantiles in the batch.
+          a signal. The tallies are loss, hard (cross-entropy; of every named domain too), accuracy, and with a signal
+          soft (the divergence), alpha (of every named domain too), teacher_hard, ahead (hard minus teacher_hard),
+          agreement (of the most probable tokens), evidence (the teacher's advantage in Brier score) and its quantiles
+          in the batch.
         """
         if signal is not None and signal.vocab != head.shape[1]:
             raise ValueError(
@@ -123,6 +124,8 @@ class Distill:
             taught = _taught(look, alpha, soft, place)
         metrics = {"loss": values, "hard": -student.gold, "accuracy": student.top == labels}
         tallies = {name: Tally.of(value, place.mask) for name, value in metrics.items()}
+        for number, name in enumerate(place.names):
+            tallies[f"hard_{name}"] = Tally.of(-student.gold, place.mask & (place.domains == number))
         return Tally(total, jnp.sum(place.mask, dtype=jnp.float32)), tallies | taught, jax.lax.stop_gradient(seen)
 
     def _check_temperature(self, signal: Signal, labels: Int[Array, "b t"]) -> None:

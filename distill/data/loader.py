@@ -37,6 +37,15 @@ class Batches(Protocol):
         ...
 
 
+@runtime_checkable
+class Change(Protocol):
+    """Turns a training batch into another, the same way every time: what is random about it follows from the batch."""
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch to train on; numpy arrays [b, t]."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loader:
     """How documents become batches. The same loader and corpus give the same batches.
@@ -63,6 +72,8 @@ class Loader:
     """how models see the images of documents that have some"""
     domains: tuple[str, ...] = ()
     """the corpus's domains, where tokens are to know the numbers of theirs"""
+    change: Change | None = None
+    """what becomes of training batches, such as noise in their labels; held-out ones stay as they are"""
 
     def __post_init__(self) -> None:
         if self.length < 2:
@@ -96,7 +107,8 @@ class Loader:
         else:
             packed = self._packed(ordered)
             shuffled = grain.experimental.WindowShuffleIterDataset(packed, window_size=self.window, seed=self.seed)
-        return iter(shuffled.batch(rows, drop_remainder=True).map(self._batch))
+        batches = shuffled.batch(rows, drop_remainder=True).map(self._batch)
+        return iter(batches if self.change is None else batches.map(self.change))
 
     def held_out_batches(self, source: Source, count: int, process: int = 0, processes: int = 1) -> list[Batch]:
         """The first `count` batches of held-out text (fewer where there is less): the same for every seed and model.

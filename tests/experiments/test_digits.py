@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from distill.loop import stage_loader
+from distill.reading import stage_loader
 from experiments import digits
 from experiments.digits import EXPERIMENT, HELD_OUT, Digits, read_digits, without_end
 from models.config import Layer

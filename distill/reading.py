@@ -1,0 +1,57 @@
+"""What a stage reads: rows of its corpus or of a store, as batches on its mesh."""
+
+from pathlib import Path
+
+import jax
+from einops import rearrange
+
+from distill import mesh as meshes
+from distill.data.batch import Batch
+from distill.data.loader import Batches, Loader
+from distill.experiment import Experiment, Stage
+from distill.room import Room
+from distill.stored import Rows, Store, identify, stored_batches
+
+
+def stage_loader(experiment: Experiment, stage: Stage) -> Loader:
+    """Stages of one stream draw the same batches; the learners of a stage, and their teacher, see alike."""
+    vision, seed = stage.learners[0].model.vision, experiment.seed * 1000 + stage.stream
+    domains = experiment.corpus.manifest().domains
+    return Loader(
+        rows=stage.rows, length=stage.length, seed=seed, tokenizer=experiment.tokenizer, documents=stage.documents,
+        images=stage.images, vision=vision, domains=domains if len(domains) > 1 else (), change=stage.change,
+    )  # fmt: skip
+
+
+def stage_batches(room: Room, stage: Stage) -> Batches:
+    """What a stage learns from: rows of the corpus, or of a store, with what the teacher said of them.
+
+    Raises:
+      ValueError: the store is not whole, too short, or of another teacher, tokenizer or corpus.
+    """
+    if not stage.store:
+        return stage_loader(room.experiment, stage).batches(room.experiment.corpus)
+    experiment, rows = room.experiment, Rows(Store(Path(stage.store)))
+    rows.about.check(
+        tokenizer=experiment.tokenizer.fingerprint,
+        data=experiment.corpus.manifest().sha256,
+        teacher=identify(room.teacher_weights(stage.teacher or "")),
+    )
+    form = rows.about.form
+    if form.length != stage.length or len(rows) < stage.steps * stage.rows:
+        raise ValueError(
+            f"stage {stage.name!r} takes {stage.steps * stage.rows} rows of {stage.length} tokens; {stage.store} has "
+            f"{len(rows)} of {form.length}: capture another, or change --stages.N.steps, rows or length"
+        )
+    return stored_batches(rows, stage.rows)
+
+
+def put(batch: Batch, accumulate: int, mesh: jax.sharding.Mesh) -> Batch:
+    """Host arrays [a * b, ...] as device arrays [a, b, ...], rows over the mesh."""
+    cut = jax.tree.map(lambda x: rearrange(x, "(a b) ... -> a b ...", a=accumulate), batch)
+    return jax.device_put(cut, meshes.rows(mesh, leading=1))
+
+
+def on_mesh(batches: list[Batch], mesh: jax.sharding.Mesh) -> list[Batch]:
+    """Host batches on the devices, rows over the mesh."""
+    return [jax.device_put(batch, meshes.rows(mesh)) for batch in batches]
