@@ -220,7 +220,9 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("mistake", "promise"), PLANTED, ids=lambda x: x if isinstance(x, str) else str(x)[:40])
+@pytest.mark.parametrize(
+    ("mistake", "promise"), PLANTED, ids=[f"{n}-{promise}" for n, (_, promise) in enumerate(PLANTED)]
+)
 def test_a_planted_mistake_is_found(mistake, promise):
     assert promise in check.broken(check.check(mistake))
 
