@@ -28,6 +28,8 @@ class Learner:
     optimizer: Optimizer = field(default_factory=AdamW)
     start: str | None = None
     """name of a given model whose weights it begins with; None: drawn by the seed"""
+    twin: str | None = None
+    """name whose initial weights it is drawn like, so that learners of one stage start equal; None: its own"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,7 +114,7 @@ def create(learner: Learner, steps: int, mesh: jax.sharding.Mesh, seed: int) -> 
     # It runs once: on a CPU the optimizer of machine code takes longer than the drawing.
     quick = {"xla_backend_optimization_level": 0}
     born = jax.jit(lambda key: _born(learner, steps, key), out_shardings=places, compiler_options=quick)
-    return born(seed_key(seed, learner.name))
+    return born(seed_key(seed, learner.twin or learner.name))
 
 
 def adopt(learner: Learner, steps: int, mesh: jax.sharding.Mesh, model: Llama4) -> State:

@@ -161,7 +161,7 @@ def main(
         tiny: each experiment shrunk to about a minute.
         workers: trials at a time; as many as there are cores, if not given.
         only: parts of names; the others are left out.
-        against: the trial that others are paired with; the first one, if not given.
+        against: the trial, or the learner of every trial, that others are paired with; the first trial, if not given.
         kind: of the one trial to run (used between processes).
         trial: run this one in this process (used between processes).
     """

@@ -75,14 +75,18 @@ class Line:
 
 
 def summarise(rows: Sequence[dict[str, Any]], against: str | None) -> list[Line]:
-    """A line for each learner of each trial, the best first, paired with the learner of the same name and stage.
+    """A line for each learner of each trial, the best first, paired by seed.
+
+    With the learner of the same name and stage of the trial `against` (the first, if None), or with the learner
+    `against` of the same trial and stage.
 
     Raises:
-        ValueError: there is no trial called `against`.
+        ValueError: there is no trial or learner called `against`.
     """
     names = list(dict.fromkeys(row["trial"] for row in rows))
-    if against is not None and against not in names:
-        raise ValueError(f"--against {against!r} is not among the finished trials {names}")
+    learners = list(dict.fromkeys(row["name"] for row in rows))
+    if against is not None and against not in names + learners:
+        raise ValueError(f"--against {against!r} is not among the finished trials {names} or their learners {learners}")
     base = against or (names[0] if names else "")
     groups: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
     for row in rows:
@@ -90,10 +94,11 @@ def summarise(rows: Sequence[dict[str, Any]], against: str | None) -> list[Line]
     lines = []
     for (trial, stage, name), found in groups.items():
         values = {seed: row["cross_entropy"] for seed, row in found.items()}
-        other = {seed: row["cross_entropy"] for seed, row in groups.get((base, stage, name), {}).items()}
+        twin = (trial, stage, base) if base in learners else (base, stage, name)
+        other = {seed: row["cross_entropy"] for seed, row in groups.get(twin, {}).items()}
         common = sorted(values.keys() & other.keys())
         both = [values[seed] for seed in common], [other[seed] for seed in common]
-        difference = paired(*both) if common and trial != base else None
+        difference = paired(*both) if common and twin != (trial, stage, name) else None
         accuracy = statistics.fmean(row["accuracy"] for row in found.values())
         lines.append(Line(f"{trial}: {stage} {name}", values, accuracy, difference))
     return sorted(lines, key=lambda line: statistics.fmean(line.values.values()))

@@ -145,3 +145,15 @@ def test_an_unknown_trial_to_compare_with_is_refused():
 def test_lines_can_be_drawn_with_and_without_intervals():
     for found in (rows("base", 2.0), [*rows("base", 2.0, 3.0), *rows("ours", 1.5, 2.75)]):
         assert trials.draw(summarise(found, None)).axes
+
+
+def test_learners_of_a_trial_can_be_paired_with_one_of_them():
+    both = [
+        row | {"name": name}
+        for name in ("hard", "soft")
+        for row in rows("one", *((3.0, 4.0) if name == "hard" else (2.0, 3.5)))
+    ]
+    lines = {line.title: line for line in summarise(both, "hard")}
+    assert lines["one: learn hard"].difference is None
+    found = lines["one: learn soft"].difference
+    assert found is not None and (found.mean, found.wins) == (-0.75, 2)

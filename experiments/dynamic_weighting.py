@@ -1,0 +1,167 @@
+"""Which weight should a teacher's word have, and does one rule do everywhere?
+
+Conditions differ in what the teacher knows, in whether labels lie, and in whether it is still learning; in each of them
+one small student per method learns from the same initial weights, the same batches and one teacher pass. See CONDITIONS
+and METHODS below. Where soft and hard targets conflict, is the default at or near the best?
+
+    python -m distill.sweep experiments/dynamic_weighting.py --seeds 5 --against hard
+    python -m distill.sweep experiments/dynamic_weighting.py --tiny
+
+Cost and result: experiments/README.md.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from distill import AdamW, Experiment, Learner, Stage, Trained, WarmupCosine
+from distill.sweep import shrunk
+from experiments.weighting_data import Languages, Noise
+from losses import (
+    WSD,
+    WSLD,
+    Balance,
+    Constant,
+    Distill,
+    Domain,
+    Evidence,
+    Gap,
+    Gate,
+    Linear,
+    Motion,
+    NoGate,
+    PutRight,
+    Sequence,
+    TeacherConfidence,
+    TeacherGold,
+)
+from models.config import BEHEMOTH_PICO, MAVERICK_PICO, SCOUT_PICO, Layer
+from models.config import tiny as shrink
+
+SHALLOW = {"layers": 2, "expert_width": 80, "dense_width": 160}
+KINDS = {
+    "scout": replace(SCOUT_PICO, **SHALLOW, pattern=(Layer(rope=True, moe=True), Layer(rope=False, moe=True))),
+    "maverick": replace(MAVERICK_PICO, **SHALLOW, pattern=(Layer(rope=True, moe=False), Layer(rope=False, moe=True))),
+}
+TEACHER = Learner(name="teacher", model=BEHEMOTH_PICO, optimizer=AdamW(rate=WarmupCosine(peak=2e-3, warmup=0.05)))
+
+
+@dataclass(frozen=True)
+class Oracle(Gate):
+    """Knows which language the teacher knows: its number among the domains."""
+
+    domain: int = 1
+
+    def __call__(self, look, place):
+        """One there, zero elsewhere."""
+        return (place.domains == self.domain).astype(jnp.float32)
+
+
+METHODS = {
+    "hard": Distill(alpha=Constant(0.0), gate=NoGate()),
+    "fixed-25": Distill(alpha=Constant(0.25), gate=NoGate()),
+    "fixed-50": Distill(alpha=Constant(0.5), gate=NoGate()),
+    "fixed-75": Distill(alpha=Constant(0.75), gate=NoGate()),
+    "soft": Distill(gate=NoGate()),
+    "linear": Distill(alpha=Linear(), gate=NoGate()),
+    "wsd": Distill(alpha=WSD(), gate=NoGate()),
+    "gold": Distill(gate=TeacherGold()),
+    "confidence": Distill(gate=TeacherConfidence(vocab=272)),
+    "wsld": Distill(gate=WSLD()),
+    "gap": Distill(gate=Gap()),
+    "balance": Distill(gate=Balance()),
+    "corrected": Distill(gate=NoGate(), lens=PutRight()),
+    "evidence": Distill(),
+    "evidence-wsd": Distill(alpha=WSD()),
+    "evidence-sequence": Distill(gate=Evidence(scope=Sequence())),
+    "evidence-domain": Distill(gate=Evidence(scope=Domain())),
+    "evidence-no-motion": Distill(gate=Evidence(trust=Motion(cost=0.0))),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What the student reads, and who teaches it.
+
+    Attributes:
+      mix: of languages, in the student's text.
+      noise: in the student's labels.
+      teacher: `plain` knows the plain language, `errors` was trained on the same wrong labels, `live` learns beside its
+        students from nothing, `warm` goes on learning beside them.
+      documents: the student sees so few, again and again.
+      oracle: whether someone who knows the languages could do better.
+    """
+
+    mix: str = "plain"
+    noise: Noise | None = None
+    teacher: str = "plain"
+    documents: int | None = None
+    oracle: bool = False
+
+
+NEXT = Noise(kind="next")
+CONDITIONS = {
+    "reliable": Condition(),
+    "specialist": Condition(mix="apart", oracle=True),
+    "specialist-noise": Condition(mix="apart", noise=Noise(domain=1), oracle=True),
+    "mixed": Condition(mix="fixed"),
+    "mixed-noise": Condition(mix="fixed", noise=Noise()),
+    "random": Condition(mix="random"),
+    "random-noise": Condition(mix="random", noise=Noise()),
+    "live": Condition(teacher="live"),
+    "warm": Condition(teacher="warm"),
+    "errors": Condition(noise=NEXT),
+    "errors-fixed": Condition(noise=Noise(kind="fixed")),
+    "errors-shared": Condition(noise=NEXT, teacher="errors"),
+    "few": Condition(documents=60, noise=Noise()),
+}
+TEACH = Stage(name="teach", learners=(TEACHER,), steps=800, rows=16, length=64)
+LEARN = Stage(name="learn", learners=(), steps=300, rows=16, length=64, stream=1)
+
+
+def experiment(name: str, kind: str, folder: Path, teacher: Learner, rate: float = 6e-3) -> Experiment:
+    """A condition: one student of a kind for each method."""
+    given = CONDITIONS[name]
+    methods = METHODS | ({"oracle": Distill(gate=Oracle())} if given.oracle else {})
+    rates = AdamW(rate=WarmupCosine(peak=rate))
+    students = tuple(
+        Learner(name=method, twin="student", model=KINDS[kind], loss=loss, optimizer=rates)
+        for method, loss in methods.items()
+    )
+    stage = replace(LEARN, learners=students, teacher="teacher", change=given.noise, documents=given.documents)
+    models: tuple[Trained, ...] = ()
+    if given.teacher in ("live", "warm"):
+        start = "warm" if given.teacher == "warm" else None
+        stage = replace(stage, learners=(replace(teacher, start=start), *students))
+        models = () if start is None else (_trained("warm", folder, "warmed"),)
+    else:
+        models = (_trained("teacher", folder, "teacher-errors" if given.teacher == "errors" else "teacher"),)
+    return Experiment(
+        name=f"{name}-{kind}", stages=(stage,), given=models,
+        corpus=Languages(mix=given.mix),  # pyright: ignore[reportArgumentType]
+        held_out=32,
+    )  # fmt: skip
+
+
+def prepare(folder: Path, tiny: bool) -> Iterator[Experiment]:
+    """Teachers: one that knows the plain language, one of wrong labels, and one that has only begun."""
+    teachers = {
+        "teacher": TEACH,
+        "teacher-errors": replace(TEACH, change=NEXT),
+        "warmed": replace(TEACH, steps=300, stream=2),
+    }
+    made = (Experiment(name=name, stages=(stage,), corpus=Languages()) for name, stage in teachers.items())
+    yield from shrunk(made, tiny)
+
+
+def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
+    """Every condition, with both kinds of student."""
+    teacher = replace(TEACHER, model=shrink(TEACHER.model)) if tiny else TEACHER
+    made = (experiment(name, kind, folder, teacher) for name in CONDITIONS for kind in KINDS)
+    yield from shrunk(made, tiny)
+
+
+def _trained(name: str, folder: Path, run: str) -> Trained:
+    return Trained(name=name, run=str(folder / run), stage="teach", learner="teacher")

@@ -1,0 +1,112 @@
+"""A teacher that learns beside its students, learners that start alike, batches that are changed, figures by domain."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill.data.batch import Batch
+from distill.data.loader import Loader
+from distill.data.source import Folder
+from distill.evaluate import evaluate
+from distill.launch import run_experiment
+from distill.run import load_run
+from distill.step import Step
+from distill.teacher import LiveTeacher, Silent
+from distill.trained import load_weights
+from losses import Distill, NoGate
+from models.llama4 import Execution
+from tests.distill.small import MOE, WIDE, assert_close, batch, experiment, learner, stage, states, take
+
+TEACHER, STUDENT = learner("teacher", model=WIDE), learner("student", loss=Distill(gate=NoGate(), chunk=5))
+BYTES = replace(MOE, vocab=272)
+
+
+def test_the_teacher_learns_as_if_alone_and_teaches_as_it_was_before_the_step():
+    start = states(TEACHER, STUDENT)
+    step = jax.jit(Step((TEACHER, STUDENT), 10, Execution(), (), "teacher"))
+    (taught, told), metrics = step(start, Silent(), batch())
+    (alone,), _ = take([TEACHER], start[:1])
+    assert_close(taught.weights, alone.weights)
+    (wanted,), figures = take([STUDENT], start[1:], LiveTeacher(start[0].weights))
+    assert_close(told.weights, wanted.weights)
+    np.testing.assert_allclose(metrics["student/soft"].mean(), figures["student/soft"], rtol=1e-5)
+    assert "teacher/soft" not in metrics
+
+
+def test_a_teacher_beside_nobody_is_refused():
+    with pytest.raises(ValueError, match="needs others to teach, and no store"):
+        experiment(stages=(stage(TEACHER, teacher="teacher"),))
+    with pytest.raises(ValueError, match="needs others to teach, and no store"):
+        experiment(stages=(stage(TEACHER, STUDENT, teacher="teacher", store="somewhere"),))
+
+
+def test_twins_of_a_name_start_equal_and_others_do_not():
+    one, two, other = (learner(name, twin=twin) for name, twin in (("a", "x"), ("b", "x"), ("c", None)))
+    first, second, third = states(one, two, other)
+    assert_close(first.weights, second.weights, 0.0)
+    assert not np.array_equal(first.weights.model.embed[...], third.weights.model.embed[...])
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Two domains: a folder of digits and one of letters."""
+    folder = tmp_path_factory.mktemp("text")
+    random = np.random.default_rng(0)
+    for name, letters in (("digits", "0123456789"), ("letters", "abcdefghij")):
+        (folder / name).mkdir()
+        for i in range(40):
+            (folder / name / f"{i}.txt").write_text(" ".join(random.choice(list(letters), 60)))
+    return Folder(str(folder))
+
+
+@dataclass(frozen=True)
+class Blank:
+    """Every label becomes a blank."""
+
+    def __call__(self, batch: Batch) -> Batch:
+        return replace(batch, labels=np.full_like(batch.labels, 32))
+
+
+def test_training_batches_are_changed_and_held_out_ones_are_not(text):
+    loader, plain = (Loader(rows=2, length=8, change=change) for change in (Blank(), None))
+    one, other = next(loader.batches(text)), next(plain.batches(text))
+    assert (one.labels == 32).all() and not (other.labels == 32).all()
+    np.testing.assert_array_equal(one.tokens, other.tokens)
+    for a, b in zip(loader.held_out_batches(text, 2), plain.held_out_batches(text, 2), strict=True):
+        np.testing.assert_array_equal(a.labels, b.labels)
+
+
+def test_tokens_know_their_domain(text):
+    names = text.manifest().domains
+    assert len(names) == 2
+    found = next(Loader(rows=8, length=16, domains=names).batches(text))
+    digit = (found.tokens >= 48) & (found.tokens <= 57)
+    letter = (found.tokens >= 97) & (found.tokens <= 106)
+    assert set(found.domains[digit]) == {names.index("digits")} and set(found.domains[letter]) == {
+        names.index("letters")
+    }
+
+
+def test_held_out_figures_by_domain_make_up_the_whole(text):
+    names = text.manifest().domains
+    (weights,) = (state.weights for state in states(learner(model=BYTES)))
+    batches = [jax.tree.map(jnp.asarray, x) for x in Loader(rows=8, length=16, domains=names).held_out_batches(text, 2)]
+    score = evaluate(weights, Silent(), batches, Execution(), names)
+    counts = [sum(int((x.mask & (x.domains == i)).sum()) for x in batches) for i in range(2)]
+    mean = sum(n * score.domains[name] for n, name in zip(counts, names, strict=True)) / sum(counts)
+    np.testing.assert_allclose(mean, score.cross_entropy, rtol=1e-5)
+
+
+def test_a_run_with_a_teacher_beside_its_student_is_logged_by_domain_and_ends(text, tmp_path):
+    two = learner("teacher", model=replace(WIDE, vocab=272)), learner("student", model=BYTES)
+    one = experiment(stages=(stage(*two, name="both", teacher="teacher", steps=4, rows=4, log_every=1),), corpus=text)
+    results = run_experiment(one, tmp_path / "run", quiet=True)
+    figures = {row["name"]: row for row in results["models"]}
+    assert figures["student"]["kl"] is not None and figures["teacher"]["kl"] is None
+    assert set(figures["student"]["domains"]) == {"digits", "letters"}
+    lines = [line for line in load_run(tmp_path / "run").metrics() if line["kind"] == "train"]
+    assert {"student/alpha_digits", "student/alpha_letters", "teacher/hard_digits"} <= set(lines[0])
+    assert load_weights(tmp_path / "run", "both", "teacher").model.config == two[0].model
