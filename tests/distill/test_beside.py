@@ -9,7 +9,7 @@ import pytest
 
 from distill.data.batch import Batch
 from distill.data.loader import Loader
-from distill.data.source import Folder
+from distill.data.manifest import SPLITS, Count, Manifest
 from distill.evaluate import evaluate
 from distill.launch import run_experiment
 from distill.run import load_run
@@ -50,16 +50,27 @@ def test_twins_of_a_name_start_equal_and_others_do_not():
     assert not np.array_equal(first.weights.model.embed[...], third.weights.model.embed[...])
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    """Two domains: a folder of digits and one of letters."""
-    folder = tmp_path_factory.mktemp("text")
-    random = np.random.default_rng(0)
-    for name, letters in (("digits", "0123456789"), ("letters", "abcdefghij")):
-        (folder / name).mkdir()
-        for i in range(40):
-            (folder / name / f"{i}.txt").write_text(" ".join(random.choice(list(letters), 60)))
-    return Folder(str(folder))
+@dataclass(frozen=True)
+class Two:
+    """Documents of digits and of letters, in turn."""
+
+    def documents(self, split):
+        random = np.random.default_rng(split == "train")
+        kinds = ("digits", b"0123456789"), ("letters", b"abcdefghij")
+        return [
+            {"text": bytes(random.choice(list(letters), 60).astype(np.uint8)), "domain": name}
+            for _ in range(40)
+            for name, letters in kinds
+        ]
+
+    def manifest(self):
+        splits = {split: {"digits": Count(40), "letters": Count(40)} for split in SPLITS}
+        return Manifest(name="two", hash="0" * 12, sha256="0" * 64, basis="none", splits=splits)
+
+
+@pytest.fixture
+def text():
+    return Two()
 
 
 @dataclass(frozen=True)

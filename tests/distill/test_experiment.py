@@ -27,8 +27,8 @@ def taught(**changes):
         ((stage(rows=8, accumulate=3),), "8 rows do not divide into accumulate=3"),
         ((stage(learner("a"), learner("a")),), "each with its own name"),
         ((stage(length=513),), "rows of 513 tokens are longer than the 512 positions of 'student'"),
-        ((stage(teacher="nobody"),), "teacher 'nobody' is not a learner of an earlier stage"),
-        ((stage(teacher="student"),), "teacher 'student' is not a learner of an earlier stage"),
+        ((stage(teacher="nobody"),), "teacher 'nobody' is not a learner of this or an earlier stage"),
+        ((stage(teacher="student"),), "'student' teaches while it learns, so it needs others"),
         (
             (
                 stage(learner("teacher", model=replace(WIDE, vocab=65)), name="teach"),
