@@ -14,6 +14,8 @@ from distill.data.batch import Batch
 from distill.data.manifest import SPLITS, Count, Document, Documents, Manifest, Split, fingerprint
 from distill.data.source import Herd, Source
 
+Mix = Literal["plain", "apart", "fixed", "random"]
+Part = Literal["choose", "report"]
 LETTERS = np.arange(33, 127, dtype=np.uint8)
 """the characters that the cipher permutes; spaces and line ends stay"""
 
@@ -36,9 +38,9 @@ class Languages:
       part: which half of the held-out documents is looked at: settings are chosen on one, reported on the other.
     """
 
-    mix: Literal["plain", "apart", "fixed", "random"] = "plain"
+    mix: Mix = "plain"
     every: int = 32
-    part: Literal["choose", "report"] = "report"
+    part: Part = "report"
     source: Source = field(default_factory=Herd)
 
     def documents(self, split: Split) -> Documents:
