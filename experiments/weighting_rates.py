@@ -37,7 +37,9 @@ def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
     """Every condition at each rate, and with each form of the gate."""
     teacher = replace(TEACHER, model=shrink(TEACHER.model)) if tiny else TEACHER
     gates = {
-        f"{kappa}:{b}": Distill(gate=Evidence(kappa=kappa, margin=-b * kappa)) for kappa in KAPPAS for b in OPENINGS
+        f"kappa{1000 * kappa:.0f}_b{b:.0f}": Distill(gate=Evidence(kappa=kappa, margin=-b * kappa))
+        for kappa in KAPPAS
+        for b in OPENINGS
     }
 
     def at(name: str, condition: str, students: Iterator[Learner]) -> Experiment:
