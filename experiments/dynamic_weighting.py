@@ -36,6 +36,7 @@ from losses import (
     Sequence,
     TeacherConfidence,
     TeacherGold,
+    Window,
 )
 from models.config import BEHEMOTH_PICO, MAVERICK_PICO, SCOUT_PICO, Layer
 from models.config import tiny as shrink
@@ -75,10 +76,12 @@ METHODS = {
     "corrected": Distill(gate=NoGate(), lens=PutRight()),
     "evidence": Distill(),
     "evidence-wsd": Distill(alpha=WSD()),
+    "evidence-window": Distill(gate=Evidence(scope=Window())),
     "evidence-sequence": Distill(gate=Evidence(scope=Sequence())),
     "evidence-domain": Distill(gate=Evidence(scope=Domain())),
-    "evidence-no-motion": Distill(gate=Evidence(trust=Motion(cost=0.0))),
 }
+MOVING = {"evidence-no-motion": Distill(gate=Evidence(trust=Motion(cost=0.0)))}
+"""with a teacher that is still they are the default"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +91,8 @@ class Condition:
     Attributes:
       mix: of languages, in the student's text.
       noise: in the student's labels.
-      teacher: `plain` knows the plain language, `errors` was trained on the same wrong labels, `live` learns beside its
-        students from nothing, `warm` goes on learning beside them.
+      teacher: `plain` knows the plain language, `errors` was trained on the same wrong labels, `weak` stopped early;
+        `live` learns beside its students from nothing, `warm` goes on from where the weak one stopped.
       documents: the student sees so few, again and again.
       oracle: whether someone who knows the languages could do better.
     """
@@ -110,6 +113,7 @@ CONDITIONS = {
     "mixed-noise": Condition(mix="fixed", noise=Noise()),
     "random": Condition(mix="random"),
     "random-noise": Condition(mix="random", noise=Noise()),
+    "weak": Condition(teacher="weak"),
     "live": Condition(teacher="live"),
     "warm": Condition(teacher="warm"),
     "errors": Condition(noise=NEXT),
@@ -120,6 +124,8 @@ CONDITIONS = {
 RATE = 6e-3
 RATES: dict[str, float] = {}
 """peak learning rates of methods that do better with another than RATE: chosen by experiments/weighting_rates.py"""
+RUNS = {"plain": "teacher", "errors": "teacher-errors", "weak": "warmed"}
+"""the runs of teachers that are still"""
 TEACH = Stage(name="teach", learners=(TEACHER,), steps=800, rows=16, length=64)
 LEARN = Stage(name="learn", learners=(), steps=300, rows=16, length=64, stream=1)
 
@@ -134,7 +140,7 @@ def experiment(name: str, students: Iterable[Learner], folder: Path, teacher: Le
         stage = replace(stage, learners=(replace(teacher, start=start), *students))
         models = () if start is None else (_trained("warm", folder, "warmed"),)
     else:
-        models = (_trained("teacher", folder, "teacher-errors" if given.teacher == "errors" else "teacher"),)
+        models = (_trained("teacher", folder, RUNS[given.teacher]),)
     return Experiment(
         name=name,
         stages=(stage,),
@@ -152,7 +158,9 @@ def student(method: str, loss: Distill, kind: str, rate: float) -> Learner:
 
 def methods(condition: str) -> dict[str, Distill]:
     """The losses that are compared there."""
-    return METHODS | ({"oracle": Distill(gate=Oracle())} if CONDITIONS[condition].oracle else {})
+    given = CONDITIONS[condition]
+    moving = MOVING if given.teacher in ("live", "warm") else {}
+    return METHODS | moving | ({"oracle": Distill(gate=Oracle())} if given.oracle else {})
 
 
 def prepare(folder: Path, tiny: bool) -> Iterator[Experiment]:

@@ -26,6 +26,7 @@ from losses.lens import Clear, Lens, PutRight, Top
 from losses.router import RouterHealth
 from losses.schedule import WSD, Constant, Cosine, Linear, Schedule
 from losses.scope import Batch, Domain, Segment, Sequence, Token, Window
+from losses.shrunk import Shrunk
 from losses.signal import Belief, Dense, Projected, Sides, Signal, Whole
 from losses.sparse import Sampled, TopK
 from losses.tally import Tally
@@ -68,6 +69,7 @@ __all__ = [
     "Schedule",
     "Segment",
     "Sequence",
+    "Shrunk",
     "Sides",
     "Signal",
     "SkewKL",

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from losses.gate import Gate, Look, Place, check_positive, log_ratio
 from losses.scope import Batch, Domain, Scope, Segment, Sequence, Token, Window
+from losses.shrunk import Shrunk
 from losses.signal import Belief
 from losses.tally import Tally
 
@@ -83,7 +84,8 @@ class Motion:
     To imitate a teacher that is still learning is to follow its past, and that costs even where it is better at every
     step. `lead` is the advantage where the gate is open, `motion` how far the teacher's own score over the recent
     quarter of the run exceeds that over all of it. Both are known from the steps before this one; there is one factor
-    for all of a batch, and none (1) before the first step. A finished teacher's motion is the noise of batches.
+    for all of a batch, and none (1) before the first step. What is called motion is partly the batches' own difference
+    in difficulty, which costs a finished teacher a third of its weight: so it is not asked of one (`Place.still`).
 
     Attributes:
       cost: how much motion weighs against lead; 0 turns it off.
@@ -144,12 +146,12 @@ class Evidence(Gate):
       margin: advantage at which it is half open; below zero, a teacher as good as the student keeps most of its weight.
       scope: whose labels are averaged.
       score: what is averaged.
-      trust: discount for a teacher that moves.
+      trust: discount for a teacher that moves; one that is known to stay as it is (`Place.still`) has none.
     """
 
     kappa: float = 0.03
     margin: float = -0.03
-    scope: Window | Segment | Sequence | Domain | Batch | Token | Scope = field(default_factory=Window)
+    scope: Shrunk | Window | Segment | Sequence | Domain | Batch | Token | Scope = field(default_factory=Shrunk)
     score: Brier | LogScore | Score = field(default_factory=Brier)
     trust: Motion = field(default_factory=Motion)
 
@@ -165,7 +167,7 @@ class Evidence(Gate):
         """The weight; about 0.73 times the trust where teacher and student are equally good."""
         memory, track = place.memory
         mean, _ = self.scope.pool(self._advantage(look), place, memory)
-        return self._open(mean) * self.trust.factor(track)
+        return self._open(mean) * (1.0 if place.still else self.trust.factor(track))
 
     def init(self) -> tuple[PyTree, Track]:
         """The scope's memory and the teacher's track."""

@@ -22,6 +22,7 @@ from losses import (
     Place,
     Segment,
     Sequence,
+    Shrunk,
     TeacherConfidence,
     TeacherGold,
     Token,
@@ -108,8 +109,9 @@ def test_no_gate_is_one_everywhere():
 
 GATES = [
     NoGate(), TeacherGold(), TeacherGold(power=2.0), TeacherConfidence(vocab=9), WSLD(), Gap(), Balance(),
-    Evidence(), Evidence(scope=Token()), Evidence(scope=Segment()), Evidence(scope=Sequence()),
-    Evidence(scope=Batch()), Evidence(scope=Domain()), Evidence(score=LogScore(), kappa=0.2),
+    Evidence(), Evidence(scope=Window()), Evidence(scope=Token()), Evidence(scope=Segment()),
+    Evidence(scope=Sequence()), Evidence(scope=Batch()), Evidence(scope=Domain()),
+    Evidence(score=LogScore(), kappa=0.2),
 ]  # fmt: skip
 
 
@@ -199,10 +201,11 @@ def test_scopes_pool_over_what_they_are_named_after(key):
 def test_a_scope_says_how_much_a_position_weighs_in_its_own_pool(key):
     _, place, *_ = look_at(key)
     values = jax.random.normal(key, (2, 9))
-    for scope in (Token(), Window(size=2), Segment(), Sequence(), Batch()):
-        mean, own = scope.pool(values, place, ())
+    for scope in (Token(), Window(size=2), Segment(), Sequence(), Batch(), Shrunk()):
+        memory = jax.tree.map(lambda x: x + 0.5, scope.init())  # where there is one
+        mean, own = scope.pool(values, place, memory)
         b, t = map(int, np.argwhere(np.asarray(place.mask))[0])
-        moved = scope.pool(values.at[b, t].add(1.0), place, ())[0]
+        moved = scope.pool(values.at[b, t].add(1.0), place, memory)[0]
         np.testing.assert_allclose((moved - mean)[b, t], own[b, t], rtol=1e-4)
 
 
@@ -225,6 +228,56 @@ def test_a_domain_that_a_step_lacks_keeps_its_average():
     memory = scope.update(scope.init(), scope.observe(jnp.array([[1.0, 5.0]]), both))
     memory = scope.update(memory, scope.observe(jnp.array([[3.0, 3.0]]), first))
     np.testing.assert_allclose(pooled(scope, jnp.zeros((1, 2)), both, memory)[0, 1], 5.0)
+
+
+def seen_by(scope, draw, steps=40):
+    """The memory after so many batches [8, 64] of one document a row, and the place."""
+    ones = jnp.ones((8, 64), jnp.int32)
+    place, memory = Place(ones > 0, ones, 0 * ones), scope.init()
+    for step in range(steps):
+        memory = scope.update(memory, scope.observe(jnp.asarray(draw(step), jnp.float32), place))
+    return memory, place
+
+
+def test_windows_that_differ_by_chance_alone_are_believed_to_be_equal():
+    random, scope = np.random.default_rng(0), Shrunk()
+    memory, place = seen_by(scope, lambda _: random.normal(0.2, 1.0, (8, 64)))
+    assert scope.share(memory) < 0.1
+    got = pooled(scope, random.normal(0.2, 1.0, (8, 64)), place, memory)
+    np.testing.assert_allclose(got, 0.2, atol=0.06)
+
+
+def test_windows_that_differ_more_than_chance_are_believed():
+    random, scope = np.random.default_rng(0), Shrunk()
+    rows = np.where(np.arange(8) % 2, 1.0, -1.0)[:, None]
+    memory, place = seen_by(scope, lambda _: random.normal(rows, 1.0, (8, 64)))
+    assert 0.9 < scope.share(memory) < 1.0
+    got = pooled(scope, random.normal(rows, 1.0, (8, 64)), place, memory)
+    assert (np.sign(got) == rows).all()
+
+
+def test_the_share_of_a_window_is_its_signal_over_its_signal_and_noise():
+    """Rows of mean N(0, s) and labels N(mean, 1): a whole window of 33 has variance s^2 + 1/33, of which s^2 counts."""
+    random, scope, spread = np.random.default_rng(1), Shrunk(), 33**-0.5
+    share = [
+        float(scope.share(seen_by(scope, lambda _: random.normal(random.normal(0, spread, (8, 1)), 1, (8, 64)))[0]))
+        for _ in range(8)
+    ]
+    # windows at the ends of a row are shorter: down to 17 labels
+    assert 0.36 < np.mean(share) < 0.5
+
+
+def test_before_the_first_step_a_window_stands_alone(key):
+    _, place, *_ = look_at(key)
+    values = jax.random.normal(key, (2, 9))
+    np.testing.assert_array_equal(pooled(Shrunk(), values, place, Shrunk().init()), pooled(Window(), values, place))
+
+
+def test_a_batch_of_windows_too_short_to_be_halved_changes_no_memory():
+    scope, ones = Shrunk(), jnp.ones((1, 6), jnp.int32)
+    before = scope.init()
+    after = scope.update(before, scope.observe(jnp.ones((1, 6)), Place(ones > 0, ones, ones)))
+    assert_close(after, before)
 
 
 def run_motion(scores, leads, motion):
@@ -258,6 +311,17 @@ def test_a_finished_teacher_is_trusted_and_one_that_learns_is_not():
     assert run_motion(moving, leads, Motion(cost=0.0))[-1] == 1.0
 
 
+def test_a_teacher_known_to_be_still_is_not_asked_how_it_moved():
+    look, ones = Look(belief([[0.1] * 5]), belief([[0.0] * 5]), jnp.zeros((1, 5))), jnp.ones((1, 5), jnp.int32)
+    gate = Evidence()
+    spread, track = gate.init()
+    moved = replace(track, steps=jnp.ones(()), recent=jnp.ones(()), lead=jnp.ones(()))
+    place = Place(ones > 0, ones, 0 * ones, (spread, moved))
+    still = gate(look, replace(place, still=True))
+    np.testing.assert_allclose(gate(look, place), still / (1 + 4 + 0.003), rtol=1e-5)
+    np.testing.assert_allclose(still, sigmoid(0.13 / 0.03), rtol=1e-5)
+
+
 def test_observations_add_up_over_the_parts_of_a_batch(key):
     look, place, *_ = look_at(key)
     for gate in (Evidence(), Evidence(scope=Domain()), Balance()):
@@ -276,6 +340,7 @@ def test_observations_add_up_over_the_parts_of_a_batch(key):
     [
         (lambda: Evidence(kappa=0.0), "must be positive"),
         (lambda: Window(size=-1), "0 or more tokens"),
+        (lambda: Shrunk(size=7), "at least 8 tokens"),
         (lambda: Segment(shrink=-1.0), "0 or more labels"),
         (lambda: Domain(decay=1.0), "from 0 to below 1"),
         (lambda: Domain(count=0), "at least one domain"),
