@@ -42,6 +42,9 @@ class Stage:
     teacher: str | None = None
     """name of a learner of an earlier stage, or of a given model, frozen; or of one of this stage's own learners, which
     then teaches the others while it learns; None: hard labels only"""
+    average: float | None = 3.0
+    """a learner that teaches while it learns speaks by a mean of its weights over the recent part of the stage, the
+    more recent the greater this is: polynomial-decay averaging (arXiv:1212.1824) with this eta; None: by its weights"""
     store: str | None = None
     """folder of what the teacher said (`python -m distill.store`): it is then read from there and never in memory"""
     rows: int = 8
@@ -67,6 +70,10 @@ class Stage:
     def beside(self) -> str | None:
         """The learner of this stage that teaches the others, if one does."""
         return self.teacher if self.teacher in [learner.name for learner in self.learners] else None
+
+    def averages(self, learner: Learner) -> bool:
+        """Whether a mean of the learner's weights is kept."""
+        return learner.name == self.beside and self.average is not None
 
     @property
     def tokens(self) -> int:
@@ -193,6 +200,8 @@ def _check_stage(stage: Stage, earlier: dict[str, Learner | Given | Trained], me
         raise ValueError(f"{where} has learners {names}; it needs at least one, each with its own name")
     if stage.rows % stage.accumulate:
         raise ValueError(f"{where}: {stage.rows} rows do not divide into accumulate={stage.accumulate} micro-batches")
+    if stage.average is not None and stage.average < 0.0:
+        raise ValueError(f"{where}: average is {stage.average}; it must be 0 (all steps alike) or more, 3 is tested")
     mesh.check_rows(stage.rows // stage.accumulate)
     for learner in stage.learners:
         model = learner.model

@@ -41,7 +41,7 @@ def check_room(experiment: Experiment, run: Run) -> None:
 
 
 def _shapes(stage: Stage, mesh: jax.sharding.Mesh) -> dict[str, State]:
-    return {learner.name: abstract(learner, stage.steps, mesh) for learner in stage.learners}
+    return {learner.name: abstract(learner, stage.steps, mesh, stage.averages(learner)) for learner in stage.learners}
 
 
 def run_stage(room: Room, stage: Stage) -> None:
@@ -67,7 +67,7 @@ def _begin(
     """States and the steps already taken: those of the newest whole checkpoint, or newborn ones."""
     if not checkpoints.steps():
         _go_back(room, stage, -1)
-        return tuple(room.newborn(learner, stage.steps) for learner in stage.learners), 0
+        return tuple(room.newborn(learner, stage.steps, stage.averages(learner)) for learner in stage.learners), 0
     found = checkpoints.restore({name: parts(state) for name, state in shapes.items()}, data=batches)
     if found.step < stage.steps:  # a finished stage keeps its lines and those of the stages after it
         _go_back(room, stage, found.step)
@@ -103,7 +103,7 @@ def _advance(
 ) -> None:
     """The loop itself."""
     loader = stage_loader(room.experiment, stage)
-    one = Step(stage.learners, stage.steps, room.experiment.execution, loader.domains, stage.beside)
+    one = Step(stage.learners, stage.steps, room.experiment.execution, loader.domains, stage.beside, stage.average)
     step = jax.jit(one, donate_argnums=0)
     teacher = StoredTeacher() if stage.store else room.teacher(None if stage.beside else stage.teacher)
     glance = on_mesh(loader.held_out_batches(room.experiment.corpus, room.experiment.glance), mesh)

@@ -48,10 +48,10 @@ class Room:
             self.held[name] = Weights(*given.teacher(experiment.mesh))
         return self.held[name]
 
-    def newborn(self, learner: Learner, steps: int) -> State:
+    def newborn(self, learner: Learner, steps: int, averaged: bool = False) -> State:
         """A learner's state before its first step: drawn by the seed, or begun with given weights."""
         experiment, mesh = self.experiment, self.experiment.mesh.build()
         given = None if learner.start is None else experiment.given_of(learner.start)
         if given is None:
-            return create(learner, steps, mesh, experiment.seed)
-        return adopt(learner, steps, mesh, given.start(experiment.mesh))
+            return create(learner, steps, mesh, experiment.seed, averaged)
+        return adopt(learner, steps, mesh, given.start(experiment.mesh), averaged)

@@ -44,6 +44,8 @@ class State:
     """what the loss's gate remembers of earlier steps"""
     skipped: Int[Array, ""]
     """consecutive steps whose update was not finite and therefore not made"""
+    average: Llama4 | None
+    """mean of the parameters over the recent part of the stage, by which it teaches beside others; None: not kept"""
 
 
 def optimizer(learner: Learner, steps: int) -> optax.GradientTransformation:
@@ -55,7 +57,7 @@ def parts(state: State) -> dict[str, PyTree]:
     """The state as a checkpoint keeps it: the weights apart, so that they can be read without the rest."""
     return {
         "weights": state.weights,
-        "rest": {name: vars(state)[name] for name in ("step", "opt", "memory", "skipped")},
+        "rest": {name: vars(state)[name] for name in ("step", "opt", "memory", "skipped", "average")},
     }
 
 
@@ -74,16 +76,18 @@ def _drawn(config: Config, biased: bool, key: Array) -> Weights:
     return _unbiased(Llama4(config, key), biased)
 
 
-def _born(learner: Learner, steps: int, key: Array) -> State:
-    return _begun(learner, steps, Llama4(learner.model, key))
+def _born(learner: Learner, steps: int, averaged: bool, key: Array) -> State:
+    return _begun(learner, steps, averaged, Llama4(learner.model, key))
 
 
-def _begun(learner: Learner, steps: int, model: Llama4) -> State:
+def _begun(learner: Learner, steps: int, averaged: bool, model: Llama4) -> State:
     weights = _unbiased(model, learner.router.bias_rate > 0)
     params: Any = weights.model  # a pytree, which is all that optax asks of parameters
     opt = optimizer(learner, steps).init(params)
     zero = jnp.zeros((), jnp.int32)
-    return State(step=zero, weights=weights, opt=opt, memory=learner.loss.gate.init(), skipped=zero)
+    average = jax.tree.map(jnp.copy, model) if averaged else None
+    memory = learner.loss.gate.init()
+    return State(step=zero, weights=weights, opt=opt, memory=memory, skipped=zero, average=average)
 
 
 def seed_key(seed: int, name: str) -> Array:
@@ -91,9 +95,9 @@ def seed_key(seed: int, name: str) -> Array:
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
 
-def abstract(learner: Learner, steps: int, mesh: jax.sharding.Mesh) -> State:
+def abstract(learner: Learner, steps: int, mesh: jax.sharding.Mesh, averaged: bool = False) -> State:
     """The state's shapes, dtypes and shardings; no memory."""
-    return _placed(jax.eval_shape(lambda: _born(learner, steps, jax.random.key(0))), mesh)
+    return _placed(jax.eval_shape(lambda: _born(learner, steps, averaged, jax.random.key(0))), mesh)
 
 
 def abstract_weights(config: Config, biased: bool, mesh: jax.sharding.Mesh) -> Weights:
@@ -108,16 +112,17 @@ def _placed(shapes: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
     )
 
 
-def create(learner: Learner, steps: int, mesh: jax.sharding.Mesh, seed: int) -> State:
+def create(learner: Learner, steps: int, mesh: jax.sharding.Mesh, seed: int, averaged: bool = False) -> State:
     """The state before the first step, born sharded: no device ever holds what it does not keep."""
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract(learner, steps, mesh))
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract(learner, steps, mesh, averaged))
     # It runs once: on a CPU the optimizer of machine code takes longer than the drawing.
     quick = {"xla_backend_optimization_level": 0}
-    born = jax.jit(lambda key: _born(learner, steps, key), out_shardings=places, compiler_options=quick)
+    born = jax.jit(lambda key: _born(learner, steps, averaged, key), out_shardings=places, compiler_options=quick)
     return born(seed_key(seed, learner.twin or learner.name))
 
 
-def adopt(learner: Learner, steps: int, mesh: jax.sharding.Mesh, model: Llama4) -> State:
+def adopt(learner: Learner, steps: int, mesh: jax.sharding.Mesh, model: Llama4, averaged: bool = False) -> State:
     """The state before the first step of a learner that begins with these weights, which are used up."""
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract(learner, steps, mesh))
-    return jax.jit(lambda model: _begun(learner, steps, model), out_shardings=places, donate_argnums=0)(model)
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract(learner, steps, mesh, averaged))
+    begin = jax.jit(lambda model: _begun(learner, steps, averaged, model), out_shardings=places, donate_argnums=0)
+    return begin(model)

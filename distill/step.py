@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from distill.data.batch import Batch
 from distill.experiment import Learner
@@ -47,6 +47,8 @@ class Step:
     """names of the corpus's domains, where their weights are to be logged apart"""
     beside: str | None = None
     """name of the learner that teaches the others while it learns, as it is before the step"""
+    average: float | None = None
+    """eta of the mean of its weights by which it teaches; None: by its weights as they are"""
 
     def __call__(self, states: tuple[State, ...], teacher: Teacher, batch: Batch) -> tuple[tuple[State, ...], Metrics]:
         """Take one optimizer step.
@@ -71,9 +73,12 @@ class Step:
         return tuple(state for state, _ in updated), {k: v for _, metrics in updated for k, v in metrics.items()}
 
     def heard(self, states: tuple[State, ...], teacher: Teacher) -> Teacher:
-        """The learner that teaches as it is now, or the teacher."""
-        found = [s for one, s in zip(self.learners, states, strict=True) if one.name == self.beside]
-        return LiveTeacher(found[0].weights, self.execution) if found else teacher
+        """The learner that teaches, as it is now or as it has lately been, or the teacher."""
+        if self.beside is None:
+            return teacher
+        state = next(s for one, s in zip(self.learners, states, strict=True) if one.name == self.beside)
+        weights = state.weights if state.average is None else Weights(state.average, state.weights.bias)
+        return LiveTeacher(weights, self.execution)
 
     def slope(self, learner: Learner, state: State, signal: Signal | None, batch: Batch) -> Slope:
         """Gradient of a learner's summed loss over one micro-batch [b, t], with its tallies."""
@@ -107,11 +112,21 @@ class Step:
         bias = None if weights.bias is None else _rebalanced(learner, weights.bias, slope.load)
         model: Any = optax.apply_updates(params, updates)
         memory = state.memory if slope.seen is None else learner.loss.gate.update(state.memory, slope.seen)
-        moved = dataclasses.replace(state, weights=Weights(model, bias), opt=opt, memory=memory)
+        average = None if state.average is None else self.averaged(state.average, model, state.step)
+        moved = dataclasses.replace(state, weights=Weights(model, bias), opt=opt, memory=memory, average=average)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         after = dataclasses.replace(kept, step=state.step + 1, skipped=jnp.where(finite, 0, state.skipped + 1))
         metrics = slope.metrics | _health(slope.load) | {"grad_norm": _one(norm), "skipped": _one(after.skipped)}
         return after, {f"{learner.name}/{name}": tally for name, tally in metrics.items()}
+
+    def averaged(self, average: Llama4, model: Llama4, step: Int[Array, ""]) -> Llama4:
+        """The mean after one more step: polynomial-decay averaging (Shamir and Zhang 2013, arXiv:1212.1824).
+
+        The last of i steps weighs (eta + 1) / (i + eta): windows are shares of the run, no length is to be chosen.
+        """
+        assert self.average is not None
+        share = (self.average + 1.0) / (step + 1.0 + self.average)
+        return jax.tree.map(lambda old, new: old + share * (new - old), average, model)
 
 
 def accumulate(slopes: Callable[[Batch], PyTree], batch: Batch) -> PyTree:

@@ -12,7 +12,9 @@ from distill.data.loader import Loader
 from distill.data.manifest import SPLITS, Count, Manifest
 from distill.evaluate import evaluate
 from distill.launch import run_experiment
+from distill.mesh import Mesh
 from distill.run import load_run
+from distill.state import Weights, create
 from distill.step import Step
 from distill.teacher import LiveTeacher, Silent
 from distill.trained import load_weights
@@ -34,6 +36,29 @@ def test_the_teacher_learns_as_if_alone_and_teaches_as_it_was_before_the_step():
     assert_close(told.weights, wanted.weights)
     np.testing.assert_allclose(metrics["student/soft"].mean(), figures["student/soft"], rtol=1e-5)
     assert "teacher/soft" not in metrics
+
+
+def test_a_teacher_beside_others_speaks_by_the_mean_of_its_weights_over_the_recent_steps():
+    step = jax.jit(Step((TEACHER, STUDENT), 10, Execution(), (), "teacher", average=3.0))
+    now = tuple(create(one, 10, Mesh().build(), 0, averaged=one is TEACHER) for one in (TEACHER, STUDENT))
+    seen = []
+    for _ in range(3):
+        now, _ = step(now, Silent(), batch())
+        seen.append(now[0].weights.model)
+    # eta = 3: the last of i steps weighs 4 / (i + 3), so after three steps they weigh 1/15, 4/15 and 10/15
+    wanted = jax.tree.map(lambda a, b, c: (a + 4.0 * b + 10.0 * c) / 15.0, *seen)
+    assert_close(now[0].average, wanted)
+    (told,), _ = take([STUDENT], now[1:], LiveTeacher(Weights(now[0].average, None)))
+    assert_close(step(now, Silent(), batch())[0][1].weights, told.weights)
+    assert now[1].average is None
+
+
+def test_only_a_teacher_that_learns_keeps_a_mean_of_its_weights():
+    beside = stage(TEACHER, STUDENT, teacher="teacher")
+    assert [beside.averages(one) for one in beside.learners] == [True, False]
+    assert not any(replace(beside, average=None).averages(one) for one in beside.learners)
+    with pytest.raises(ValueError, match="average is -1.0; it must be 0"):
+        experiment(stages=(replace(beside, average=-1.0),))
 
 
 def test_a_teacher_beside_nobody_is_refused():
