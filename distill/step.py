@@ -88,7 +88,8 @@ class Step:
             hidden, routing = model(batch.tokens, batch.layout(), bias, execution, batch.images)
             head = model.head[...].astype(hidden.dtype)
             progress = state.step / self.steps  # counts optimizer steps, however a batch is cut
-            place = batch.place(state.memory, self.domains, still=self.beside is None)
+            steady = self.beside is None or self.average is not None
+            place = batch.place(state.memory, self.domains, steady)
             tally, metrics, seen = learner.loss(hidden, head, signal, batch.labels, place, progress)
             router = learner.router.loss(routing.counts, routing.probs, routing.z, routing.tokens)
             metrics |= {"router": Tally(jax.lax.stop_gradient(router) * tally.count, tally.count)}

@@ -81,7 +81,7 @@ METHODS = {
     "evidence-domain": Distill(gate=Evidence(scope=Domain())),
 }
 MOVING = {"evidence-no-motion": Distill(gate=Evidence(trust=Motion(cost=0.0)))}
-"""with a teacher that is still they are the default"""
+"""with a steady teacher it is the default"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +93,7 @@ class Condition:
       noise: in the student's labels.
       teacher: `plain` knows the plain language, `errors` was trained on the same wrong labels, `weak` stopped early;
         `live` learns beside its students from nothing, `warm` goes on from where the weak one stopped.
+      average: of the weights of one that learns, by which it teaches; None: by its weights as they are.
       documents: the student sees so few, again and again.
       oracle: whether someone who knows the languages could do better.
     """
@@ -100,6 +101,7 @@ class Condition:
     mix: Mix = "plain"
     noise: Noise | None = None
     teacher: str = "plain"
+    average: float | None = 3.0
     documents: int | None = None
     oracle: bool = False
 
@@ -116,6 +118,8 @@ CONDITIONS = {
     "weak": Condition(teacher="weak"),
     "live": Condition(teacher="live"),
     "warm": Condition(teacher="warm"),
+    "live-jumps": Condition(teacher="live", average=None),
+    "warm-jumps": Condition(teacher="warm", average=None),
     "errors": Condition(noise=NEXT),
     "errors-fixed": Condition(noise=Noise(kind="fixed")),
     "errors-shared": Condition(noise=NEXT, teacher="errors"),
@@ -125,7 +129,7 @@ RATE = 6e-3
 RATES: dict[str, float] = {}
 """peak learning rates of methods that do better with another than RATE: chosen by experiments/weighting_rates.py"""
 RUNS = {"plain": "teacher", "errors": "teacher-errors", "weak": "warmed"}
-"""the runs of teachers that are still"""
+"""the runs of teachers that are finished"""
 TEACH = Stage(name="teach", learners=(TEACHER,), steps=800, rows=16, length=64)
 LEARN = Stage(name="learn", learners=(), steps=300, rows=16, length=64, stream=1)
 
@@ -137,7 +141,7 @@ def experiment(name: str, students: Iterable[Learner], folder: Path, teacher: Le
     models: tuple[Trained, ...] = ()
     if given.teacher in ("live", "warm"):
         start = "warm" if given.teacher == "warm" else None
-        stage = replace(stage, learners=(replace(teacher, start=start), *students))
+        stage = replace(stage, learners=(replace(teacher, start=start), *students), average=given.average)
         models = () if start is None else (_trained("warm", folder, "warmed"),)
     else:
         models = (_trained("teacher", folder, RUNS[given.teacher]),)
@@ -159,7 +163,7 @@ def student(method: str, loss: Distill, kind: str, rate: float) -> Learner:
 def methods(condition: str) -> dict[str, Distill]:
     """The losses that are compared there."""
     given = CONDITIONS[condition]
-    moving = MOVING if given.teacher in ("live", "warm") else {}
+    moving = {} if given.average else MOVING
     return METHODS | moving | ({"oracle": Distill(gate=Oracle())} if given.oracle else {})
 
 

@@ -23,8 +23,8 @@ from models.config import tiny as shrink
 
 SEED = 100
 RATES = (6e-3, 3e-3, 1.2e-2)
-KAPPAS = (0.01, 0.03, 0.1)
-OPENINGS = (-2.0, 0.0, 1.0, 2.0)
+KAPPAS = (0.015, 0.03, 0.06)
+OPENINGS = (-2.0, -1.0, 0.0, 1.0)
 """b: the margin is -b kappa"""
 
 

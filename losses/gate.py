@@ -39,7 +39,8 @@ class Place:
       domains: number of the document's domain at every position.
       memory: what the gate's `update` returned last.
       names: of the domains, by number, where their weights are to be logged apart.
-      still: whether the teacher is known to stay as it is: a finished model, or a store of what one said.
+      steady: whether the teacher is known not to jump from step to step: a finished model, a store of what one said, a
+        mean of weights.
     """
 
     __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
@@ -49,7 +50,7 @@ class Place:
     domains: Int[Array, "b t"]
     memory: PyTree = ()
     names: tuple[str, ...] = field(default=(), metadata={"static": True})
-    still: bool = field(default=False, metadata={"static": True})
+    steady: bool = field(default=False, metadata={"static": True})
 
     def slice(self, start: Int[Array, ""], size: int) -> "Place":
         """The positions [start, start + size) of every row."""

@@ -61,11 +61,11 @@ class Batch:
         }
         return cls(**fields)
 
-    def place(self, memory: PyTree = (), names: tuple[str, ...] = (), still: bool = False) -> Place:
+    def place(self, memory: PyTree = (), names: tuple[str, ...] = (), steady: bool = False) -> Place:
         """Where each label stands, for the loss; what the gate remembers, the names of the domains, and whether the
-        teacher is known to stay as it is go with it."""
+        teacher is known to be steady go with it."""
         domains = jnp.zeros_like(self.segments) if self.domains is None else self.domains
-        return Place(self.mask, self.segments, domains, memory, names, still)
+        return Place(self.mask, self.segments, domains, memory, names, steady)
 
     def layout(self) -> Layout:
         """Where each token stands, for attention."""

@@ -311,15 +311,15 @@ def test_a_finished_teacher_is_trusted_and_one_that_learns_is_not():
     assert run_motion(moving, leads, Motion(cost=0.0))[-1] == 1.0
 
 
-def test_a_teacher_known_to_be_still_is_not_asked_how_it_moved():
+def test_a_teacher_known_to_be_steady_is_not_asked_how_it_moved():
     look, ones = Look(belief([[0.1] * 5]), belief([[0.0] * 5]), jnp.zeros((1, 5))), jnp.ones((1, 5), jnp.int32)
     gate = Evidence()
     spread, track = gate.init()
     moved = replace(track, steps=jnp.ones(()), recent=jnp.ones(()), lead=jnp.ones(()))
     place = Place(ones > 0, ones, 0 * ones, (spread, moved))
-    still = gate(look, replace(place, still=True))
-    np.testing.assert_allclose(gate(look, place), still / (1 + 4 + 0.003), rtol=1e-5)
-    np.testing.assert_allclose(still, sigmoid(0.13 / 0.03), rtol=1e-5)
+    steady = gate(look, replace(place, steady=True))
+    np.testing.assert_allclose(gate(look, place), steady / (1 + 4 + 0.003), rtol=1e-5)
+    np.testing.assert_allclose(steady, sigmoid(0.13 / 0.03), rtol=1e-5)
 
 
 def test_observations_add_up_over_the_parts_of_a_batch(key):
