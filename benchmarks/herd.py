@@ -15,9 +15,9 @@ import numpy as np  # noqa: E402
 from benchmarks.sizes import DENSE_STEP, MIXTURE_STEP, Options, Size, Work  # noqa: E402
 from benchmarks.worker import serve  # noqa: E402
 from distill.data.batch import Batch  # noqa: E402
-from distill.experiment import Learner  # noqa: E402
 from distill.mesh import Mesh  # noqa: E402
 from distill.optim import AdamW, WarmupCosine  # noqa: E402
+from distill.stage import Learner  # noqa: E402
 from distill.state import create  # noqa: E402
 from distill.step import Step  # noqa: E402
 from distill.teacher import LiveTeacher  # noqa: E402

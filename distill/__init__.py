@@ -1,11 +1,12 @@
 """The distillation loop: experiments, stages, steps, data, checkpoints, reports."""
 
-from distill.experiment import Experiment, Learner, Stage
+from distill.experiment import Experiment
 from distill.given import Given, Trained
 from distill.launch import launch
 from distill.mesh import Mesh
 from distill.optim import AdamW, Muon, WarmupCosine, WarmupStableDecay
 from distill.run import load_run
+from distill.stage import Learner, Stage
 from distill.trained import load_weights
 
 __all__ = [

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from distill.experiment import Experiment, Stage
+from distill.experiment import Experiment
+from distill.stage import Stage
 from models import cost
 
 

@@ -20,9 +20,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from distill.data.batch import Batch
-from distill.experiment import Experiment, Learner, Stage
+from distill.experiment import Experiment
 from distill.items import named_leaves
 from distill.reading import put, stage_loader
+from distill.stage import Learner, Stage
 from distill.state import create
 from distill.step import Step
 from distill.teacher import Silent

@@ -12,12 +12,13 @@ import jax
 
 from distill import ceiling
 from distill.evaluate import evaluate
-from distill.experiment import Experiment, Stage
+from distill.experiment import Experiment
 from distill.loop import Interrupted, check_room, run_stage, stopping
 from distill.metrics import Metrics
 from distill.reading import on_mesh, stage_loader
 from distill.room import Room
 from distill.run import open_run, write_json
+from distill.stage import Stage
 from distill.statistics import paired
 from models import cost
 

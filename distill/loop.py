@@ -15,12 +15,13 @@ import numpy as np
 from distill.checkpoint import Checkpoints
 from distill.data.batch import Batch
 from distill.evaluate import Score, evaluate
-from distill.experiment import Experiment, Stage
+from distill.experiment import Experiment
 from distill.progress import Progress
 from distill.reading import on_mesh, put, stage_batches, stage_loader
 from distill.retention import check_space, estimate
 from distill.room import Room
 from distill.run import Run
+from distill.stage import Stage
 from distill.state import State, abstract, parts, whole
 from distill.step import Step
 from distill.teacher import StoredTeacher, Teacher

@@ -8,8 +8,9 @@ from einops import rearrange
 from distill import mesh as meshes
 from distill.data.batch import Batch
 from distill.data.loader import Batches, Loader
-from distill.experiment import Experiment, Stage
+from distill.experiment import Experiment
 from distill.room import Room
+from distill.stage import Stage
 from distill.stored import Rows, Store, identify, stored_batches
 
 

@@ -4,9 +4,10 @@ import threading
 from dataclasses import dataclass, field
 
 from distill.ceiling import Ceiling
-from distill.experiment import Experiment, Learner, Stage
+from distill.experiment import Experiment
 from distill.metrics import Metrics
 from distill.run import Run
+from distill.stage import Learner, Stage
 from distill.state import State, Weights, adopt, create
 from distill.teacher import LiveTeacher, Silent, Teacher
 from distill.trained import read_weights

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from distill import mesh as meshes
-from distill.experiment import Learner
+from distill.stage import Learner
 from models.config import Config
 from models.llama4 import Llama4
 

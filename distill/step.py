@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, PyTree
 
 from distill.data.batch import Batch
-from distill.experiment import Learner
+from distill.stage import Learner
 from distill.state import State, Weights, optimizer
 from distill.teacher import LiveTeacher, Teacher
 from losses import Signal, Tally

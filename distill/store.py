@@ -23,10 +23,11 @@ from jaxtyping import Array
 
 from distill.data.batch import Batch
 from distill.data.loader import Loader
-from distill.experiment import Experiment, Stage
+from distill.experiment import Experiment
 from distill.manifest import with_tuples
 from distill.progress import Progress
 from distill.reading import put, stage_loader
+from distill.stage import Stage
 from distill.state import Weights
 from distill.stored import About, Rows, Store, identify
 from distill.targets import Form

@@ -1,0 +1,191 @@
+"""A stage of a run and who learns in it, and what is refused at the door."""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+
+from distill.data.loader import Change
+from distill.given import Given, Trained, check_starts
+from distill.mesh import Mesh
+from distill.optim import AdamW, Optimizer
+from losses import Distill, RouterHealth
+from models.config import Config, tiny
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """A model that learns: what it is, what it minimises, how it moves. Its name seeds its initial weights."""
+
+    name: str
+    model: Config
+    loss: Distill = field(default_factory=Distill)
+    router: RouterHealth = field(default_factory=RouterHealth)
+    optimizer: Optimizer = field(default_factory=AdamW)
+    start: str | None = None
+    """name of a given model whose weights it begins with; None: drawn by the seed"""
+    twin: str | None = None
+    """name whose initial weights it is drawn like, so that learners of one stage start equal; None: its own"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A number of optimizer steps in which learners learn side by side from the same batches and one teacher pass."""
+
+    name: str
+    learners: tuple[Learner, ...]
+    steps: int
+    teacher: str | None = None
+    """name of a learner of an earlier stage, or of a given model, frozen; or of one of this stage's own learners, which
+    then teaches the others while it learns; None: hard labels only"""
+    average: float | None = 3.0
+    """a learner that teaches while it learns speaks by a mean of its weights over the recent part of the stage, the
+    more recent the greater this is: polynomial-decay averaging (arXiv:1212.1824) with this eta; None: by its weights"""
+    store: str | None = None
+    """folder of what the teacher said (`python -m distill.store`): it is then read from there and never in memory"""
+    rows: int = 8
+    """rows of a batch over all devices"""
+    length: int = 128
+    """tokens of a row"""
+    accumulate: int = 1
+    """micro-batches a batch is cut into; gradients and counts are summed, divided once"""
+    change: Change | None = None
+    """what becomes of training batches, such as noise in their labels; None: nothing"""
+    images: int = 1
+    """images of a row, at most, where documents have some; each becomes one tile"""
+    documents: int | None = None
+    """train on so many documents of the corpus alone, drawn by the seed and the stream; None: on all"""
+    stream: int = 0
+    """stages of one stream see the same batches in the same order"""
+    log_every: int = 10
+    """optimizer steps between lines of metrics.jsonl"""
+    save_every: int = 100
+    """optimizer steps between checkpoints, each with a look at held-out text"""
+
+    @property
+    def beside(self) -> str | None:
+        """The learner of this stage that teaches the others, if one does."""
+        return self.teacher if self.teacher in [learner.name for learner in self.learners] else None
+
+    def averages(self, learner: Learner) -> bool:
+        """Whether a mean of the learner's weights is kept."""
+        return learner.name == self.beside and self.average is not None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens each learner sees in the stage."""
+        return self.steps * self.rows * self.length
+
+
+def tiny_stage(stage: Stage) -> Stage:
+    """Its tiny form: few steps, small models."""
+    learners = tuple(
+        # What starts from given weights has their size.
+        dataclasses.replace(learner, model=learner.model if learner.start else tiny(learner.model))
+        for learner in stage.learners
+    )
+    length = min(stage.length, 64, *(learner.model.max_positions for learner in learners))
+    steps = min(stage.steps, 12)
+    return dataclasses.replace(
+        stage,
+        learners=learners,
+        steps=steps,
+        rows=4,
+        length=length,
+        accumulate=min(stage.accumulate, 2),
+        log_every=2,
+        save_every=4,
+    )
+
+
+def check_start(learner: Learner, given: tuple[Given | Trained, ...]) -> None:
+    """Refuses a start that is not given, or is another model."""
+    names = [one.name for one in given]
+    if learner.name in names:
+        raise ValueError(f"a learner and a given model are both called {learner.name!r}; give one another name")
+    if learner.start is None:
+        return
+    if learner.start not in names:
+        raise ValueError(
+            f"learner {learner.name!r} starts from {learner.start!r}, which is not given; there are {names}"
+        )
+    check_starts(given[names.index(learner.start)], learner.name, learner.model)
+
+
+def check_stage(stage: Stage, earlier: dict[str, Learner | Given | Trained], mesh: Mesh) -> None:
+    """Refuse at the door what would fail, or mislead, later."""
+    where = f"stage {stage.name!r}"
+    for name in ("steps", "rows", "accumulate", "images", "log_every", "save_every"):
+        value = vars(stage)[name]
+        if value < 1:
+            raise ValueError(f"{where}: {name} is {value}; it must be at least 1")
+    names = [learner.name for learner in stage.learners]
+    for name in (stage.name, *names):
+        if not re.fullmatch("[A-Za-z0-9_-]+", name):
+            raise ValueError(f"{where}: the name {name!r} becomes part of a path; use letters, digits, _ and -")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{where} has learners {names}; it needs at least one, each with its own name")
+    if stage.rows % stage.accumulate:
+        raise ValueError(f"{where}: {stage.rows} rows do not divide into accumulate={stage.accumulate} micro-batches")
+    if stage.average is not None and stage.average < 0.0:
+        raise ValueError(f"{where}: average is {stage.average}; it must be 0 (all steps alike) or more, 3 is tested")
+    mesh.check_rows(stage.rows // stage.accumulate)
+    for learner in stage.learners:
+        model = learner.model
+        if stage.length > model.max_positions:
+            raise ValueError(
+                f"{where}: rows of {stage.length} tokens are longer than the {model.max_positions} positions of "
+                f"{learner.name!r}; set --stages.N.length {model.max_positions} or raise model.max_positions"
+            )
+        if learner.name in earlier and earlier[learner.name].model != model:
+            raise ValueError(
+                f"{where}: {learner.name!r} has another architecture in an earlier stage; give it another name"
+            )
+    _check_teacher(stage, earlier)
+    _check_sight(stage, earlier)
+
+
+def _check_teacher(stage: Stage, earlier: dict[str, Learner | Given | Trained]) -> None:
+    where = f"stage {stage.name!r}"
+    if stage.teacher is None:
+        if stage.store is not None:
+            raise ValueError(f"{where}: store={stage.store!r} needs a teacher: name whose words it holds")
+        return
+    known = earlier | {learner.name: learner for learner in stage.learners}
+    if stage.beside and (stage.store or len(stage.learners) == 1):
+        raise ValueError(
+            f"{where}: {stage.teacher!r} teaches while it learns, so it needs others to teach, and no store"
+        )
+    if stage.teacher not in known:
+        raise ValueError(
+            f"{where}: teacher {stage.teacher!r} is not a learner of this or an earlier stage, and not given; "
+            f"there are {sorted(known)}"
+        )
+    teacher = known[stage.teacher].model
+    if stage.length > teacher.max_positions:
+        raise ValueError(
+            f"{where}: rows of {stage.length} tokens are longer than the {teacher.max_positions} positions "
+            f"of teacher {stage.teacher!r}"
+        )
+    for learner in stage.learners:
+        if learner.model.vocab != teacher.vocab:
+            raise ValueError(
+                f"{where}: teacher {stage.teacher!r} has a vocabulary of {teacher.vocab}, student {learner.name!r} of "
+                f"{learner.model.vocab}; a token must mean the same to both: use one tokenizer and one vocabulary"
+            )
+
+
+def _check_sight(stage: Stage, earlier: dict[str, Learner | Given | Trained]) -> None:
+    """Who reads the same rows cuts the same tiles into as many patch tokens."""
+    readers = [*stage.learners, *([earlier[stage.teacher]] if stage.teacher and not stage.beside else [])]
+    first = stage.learners[0]
+    for other in readers:
+        if _tiles(other.model) != _tiles(first.model):
+            raise ValueError(
+                f"stage {stage.name!r}: {first.name!r} and {other.name!r} read the same rows, but their vision differs "
+                f"in (image, channels, tokens of a tile, patch_token): {_tiles(first.model)} and {_tiles(other.model)}"
+            )
+
+
+def _tiles(model: Config) -> tuple[int, int, int, int] | None:
+    vision = model.vision
+    return None if vision is None else (vision.image, vision.channels, vision.tokens, vision.patch_token)
