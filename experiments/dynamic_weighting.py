@@ -131,7 +131,7 @@ RATES: dict[str, float] = {}
 RUNS = {"plain": "teacher", "errors": "teacher-errors", "weak": "warmed"}
 """the runs of teachers that are finished"""
 TEACH = Stage(name="teach", learners=(TEACHER,), steps=800, rows=16, length=64)
-LEARN = Stage(name="learn", learners=(), steps=300, rows=16, length=64, stream=1)
+LEARN = Stage(name="learn", learners=(), steps=300, rows=16, length=64, stream=1, save_every=300)
 
 
 def experiment(name: str, students: Iterable[Learner], folder: Path, teacher: Learner, part: Part) -> Experiment:
