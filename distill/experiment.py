@@ -7,7 +7,8 @@ from distill.checkpoint import Retention
 from distill.data.source import Herd, Source
 from distill.given import Given, Trained
 from distill.mesh import Mesh
-from distill.stage import Learner, Stage, check_stage, check_start, tiny_stage
+from distill.stage import Learner, Stage, check_stage, tiny_stage
+from distill.start import check_start, tiny_models
 from models.bpe import BPE
 from models.config import Config
 from models.llama4 import Execution
@@ -47,7 +48,7 @@ class Experiment:
                 raise ValueError(f"{name} is {vars(self)[name]}; it must be at least 1 batch of held-out text")
         for stage in self.stages:
             for learner in stage.learners:
-                check_start(learner, self.given)
+                check_start(learner, self.given, earlier)
             check_stage(stage, earlier, self.mesh)
             earlier |= {learner.name: learner for learner in stage.learners}
         if self.compare is not None and not set(self.compare) <= set(names):
@@ -75,10 +76,11 @@ class Experiment:
 
     def tiny(self) -> "Experiment":
         """The same stages and kinds of layer in about a minute on a laptop: few steps, small models."""
+        models = tiny_models(self.stages, self.given)
         return dataclasses.replace(
             self,
             name=f"{self.name}-tiny",
-            stages=tuple(tiny_stage(stage) for stage in self.stages),
+            stages=tuple(tiny_stage(stage, models) for stage in self.stages),
             mesh=Mesh(),
             held_out=2,
             glance=1,

@@ -1,7 +1,7 @@
 """Models from elsewhere, to learn from or to start from: Hugging Face checkpoints, and learners of other runs."""
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -138,14 +138,3 @@ class Trained:
     def start(self, mesh: Mesh) -> Llama4:
         """Its newest weights over a mesh, for a learner to move."""
         return self.teacher(mesh)[0]
-
-
-def check_starts(given: Given | Trained, learner: str, model: Config) -> None:
-    """Refuses to start a learner that is another model than what it starts from."""
-    own = given.model
-    names = [each.name for each in fields(Config) if vars(own)[each.name] != vars(model)[each.name]]
-    if names:
-        raise ValueError(
-            f"learner {learner!r} starts from {given.name!r}, but differs from it in {', '.join(names)}; give it the "
-            "same model, or start from nothing"
-        )

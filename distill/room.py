@@ -50,9 +50,13 @@ class Room:
         return self.held[name]
 
     def newborn(self, learner: Learner, steps: int, averaged: bool = False) -> State:
-        """A learner's state before its first step: drawn by the seed, or begun with given weights."""
+        """A learner's state before its first step: drawn by the seed, or made of the weights that it starts from."""
         experiment, mesh = self.experiment, self.experiment.mesh.build()
-        given = None if learner.start is None else experiment.given_of(learner.start)
-        if given is None:
+        if learner.start is None:
             return create(learner, steps, mesh, experiment.seed, averaged)
-        return adopt(learner, steps, mesh, given.start(experiment.mesh), averaged)
+        given = experiment.given_of(learner.start)
+        if given is None:
+            model = self.weights(experiment.stage_of(learner.start), learner.start).model
+        else:
+            model = given.start(experiment.mesh)
+        return adopt(learner, steps, mesh, model, experiment.seed, averaged)

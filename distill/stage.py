@@ -5,11 +5,11 @@ import re
 from dataclasses import dataclass, field
 
 from distill.data.loader import Change
-from distill.given import Given, Trained, check_starts
+from distill.given import Given, Trained
 from distill.mesh import Mesh
 from distill.optim import AdamW, Optimizer
 from losses import Distill, RouterHealth
-from models.config import Config, tiny
+from models.config import Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,13 @@ class Learner:
     router: RouterHealth = field(default_factory=RouterHealth)
     optimizer: Optimizer = field(default_factory=AdamW)
     start: str | None = None
-    """name of a given model whose weights it begins with; None: drawn by the seed"""
+    """name of a given model, or of a learner of an earlier stage (as the first that trains it leaves it), of whose
+    weights it is made: the same, or with layers dropped, experts merged or copied (models/inherit.py); its routers'
+    selection bias starts at zero. None: drawn by the seed"""
+    keep: tuple[int, ...] | None = None
+    """numbers of the layers that it keeps of what it starts from, in order; None: evenly spread"""
+    number: int = 0
+    """what its gate reads as `place.number`; learners that differ in it alone are computed together (`losses.Pick`)"""
     twin: str | None = None
     """name whose initial weights it is drawn like, so that learners of one stage start equal; None: its own"""
 
@@ -76,13 +82,9 @@ class Stage:
         return self.steps * self.rows * self.length
 
 
-def tiny_stage(stage: Stage) -> Stage:
-    """Its tiny form: few steps, small models."""
-    learners = tuple(
-        # What starts from given weights has their size.
-        dataclasses.replace(learner, model=learner.model if learner.start else tiny(learner.model))
-        for learner in stage.learners
-    )
+def tiny_stage(stage: Stage, models: dict[str, Config]) -> Stage:
+    """Its tiny form: few steps, and for each learner the model of its name."""
+    learners = tuple(dataclasses.replace(learner, model=models[learner.name]) for learner in stage.learners)
     length = min(stage.length, 64, *(learner.model.max_positions for learner in learners))
     steps = min(stage.steps, 12)
     return dataclasses.replace(
@@ -95,20 +97,6 @@ def tiny_stage(stage: Stage) -> Stage:
         log_every=2,
         save_every=4,
     )
-
-
-def check_start(learner: Learner, given: tuple[Given | Trained, ...]) -> None:
-    """Refuses a start that is not given, or is another model."""
-    names = [one.name for one in given]
-    if learner.name in names:
-        raise ValueError(f"a learner and a given model are both called {learner.name!r}; give one another name")
-    if learner.start is None:
-        return
-    if learner.start not in names:
-        raise ValueError(
-            f"learner {learner.name!r} starts from {learner.start!r}, which is not given; there are {names}"
-        )
-    check_starts(given[names.index(learner.start)], learner.name, learner.model)
 
 
 def check_stage(stage: Stage, earlier: dict[str, Learner | Given | Trained], mesh: Mesh) -> None:
@@ -135,6 +123,12 @@ def check_stage(stage: Stage, earlier: dict[str, Learner | Given | Trained], mes
             raise ValueError(
                 f"{where}: rows of {stage.length} tokens are longer than the {model.max_positions} positions of "
                 f"{learner.name!r}; set --stages.N.length {model.max_positions} or raise model.max_positions"
+            )
+        numbers = learner.loss.gate.numbers
+        if numbers is not None and not 0 <= learner.number < numbers:
+            raise ValueError(
+                f"{where}: {learner.name!r} has number {learner.number}, and its gate picks among {numbers}; it must "
+                f"be 0 to {numbers - 1}"
             )
         if learner.name in earlier and earlier[learner.name].model != model:
             raise ValueError(

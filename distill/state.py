@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from distill import mesh as meshes
 from distill.stage import Learner
 from models.config import Config
+from models.inherit import inherit
 from models.llama4 import Llama4
 
 
@@ -121,8 +122,17 @@ def create(learner: Learner, steps: int, mesh: jax.sharding.Mesh, seed: int, ave
     return born(seed_key(seed, learner.twin or learner.name))
 
 
-def adopt(learner: Learner, steps: int, mesh: jax.sharding.Mesh, model: Llama4, averaged: bool = False) -> State:
-    """The state before the first step of a learner that begins with these weights, which are used up."""
+def adopt(
+    learner: Learner, steps: int, mesh: jax.sharding.Mesh, model: Llama4, seed: int, averaged: bool = False
+) -> State:
+    """The state before the first step of a learner that is made of these weights, which are used up; born sharded."""
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract(learner, steps, mesh, averaged))
-    begin = jax.jit(lambda model: _begun(learner, steps, averaged, model), out_shardings=places, donate_argnums=0)
-    return begin(model)
+
+    def begin(model: Llama4, key: Array) -> State:
+        return _begun(learner, steps, averaged, inherit(model, learner.model, key, learner.keep))
+
+    # Buffers of other shapes cannot be used again.
+    used = (0,) if model.config == learner.model and learner.keep is None else ()
+    return jax.jit(begin, out_shardings=places, donate_argnums=used)(
+        model, seed_key(seed, learner.twin or learner.name)
+    )
