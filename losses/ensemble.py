@@ -1,5 +1,6 @@
 """Several teachers as one, and a teacher that is put right where it errs."""
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -41,9 +42,11 @@ class Ensemble:
 
     def log_probs(self, temperature: Float[Array, ""]) -> Float[Array, "b t v"]:
         """Log of the mean probability; -inf where all say 0."""
-        stack = jnp.stack([jnp.maximum(each.log_probs(temperature), FLOOR) for each in self.members])
-        mean = jax.nn.logsumexp(stack, axis=0, b=rearrange(self.shares, "m -> m 1 1 1"))
-        return jnp.where(mean > 0.5 * FLOOR, mean, -jnp.inf)
+        # Two by two, which fuses with what reads it: stacked, XLA:CPU takes several times as long.
+        parts = [
+            jnp.log(share) + each.log_probs(temperature) for share, each in zip(self.shares, self.members, strict=True)
+        ]
+        return functools.reduce(jnp.logaddexp, parts)
 
     def against(self, logits: Float[Array, "b t v"], temperature: Float[Array, ""]) -> Sides:
         """Both sides over the vocabulary."""

@@ -20,6 +20,7 @@ from losses import (
     ToDi,
     TotalVariation,
 )
+from losses.adaptive import least_of_head
 from tests.losses import formulas
 
 PAIRS = [
@@ -229,3 +230,9 @@ def test_total_variation_is_one_minus_the_rate_at_which_drafts_are_accepted():
 def test_an_impossible_divergence_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_head_of_a_distribution_ends_where_its_greatest_shares_add_up_to_the_mass():
+    probs = jnp.array([[[0.2, 0.5, 0.05, 0.25]]])
+    ends = [float(least_of_head(probs, mass)[0, 0]) for mass in (0.5, 0.6, 0.76, 1.5)]
+    np.testing.assert_array_equal(ends, np.float32([0.5, 0.25, 0.2, 0.0]))
