@@ -1,6 +1,6 @@
 """Held-out figures: sums over fixed batches, divided once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import jax
@@ -50,7 +50,7 @@ def _look(
 def evaluate(
     weights: Weights,
     teacher: Teacher,
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     execution: Execution,
     domains: tuple[str, ...] = (),
 ) -> Score:
@@ -59,10 +59,12 @@ def evaluate(
     Raises:
       ValueError: there is nothing to evaluate on.
     """
-    if not batches:
+    rest = iter(batches)
+    first = next(rest, None)
+    if first is None:
         raise ValueError("no held-out batches: set --held-out to at least 1 and give the corpus a held-out split")
-    sums, load = _look(weights, teacher, batches[0], execution, domains)
-    for batch in batches[1:]:
+    sums, load = _look(weights, teacher, first, execution, domains)
+    for batch in rest:
         sums, load = jax.tree.map(jnp.add, (sums, load), _look(weights, teacher, batch, execution, domains))
     mean = {name: float(tally.mean()) for name, tally in sums.items()}
     counts = np.asarray(load, np.float64)

@@ -54,10 +54,10 @@ class Experiment:
         if self.compare is not None and not set(self.compare) <= set(names):
             raise ValueError(f"compare={self.compare} names a stage that is not among {names}")
 
-    def teacher_of(self, name: str) -> str | None:
-        """Who teaches the learner of this name, in whichever stage: its twins without a teacher are held against it."""
+    def lesson_of(self, name: str) -> Stage | None:
+        """The stage in which a live teacher teaches the learner of this name, if any; twins are held against it."""
         live = (stage for stage in self.stages if stage.teacher not in (None, name) and not stage.store)
-        return next((stage.teacher for stage in live if name in [one.name for one in stage.learners]), None)
+        return next((stage for stage in live if name in [one.name for one in stage.learners]), None)
 
     def stage_of(self, name: str) -> Stage:
         """The first stage in which the learner of this name learns: where a teacher's weights come from."""

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import jax
 
 from distill import ceiling
+from distill.apart import listen
 from distill.evaluate import evaluate
 from distill.experiment import Experiment
 from distill.loop import Interrupted, check_room, run_stage, stopping
@@ -165,8 +166,9 @@ def score(room: Room, stage: Stage) -> list[dict[str, Any]]:
     seconds = sum(line["seconds"] for line in room.run.timings() if line["stage"] == stage.name)
     rows = []
     for learner in stage.learners:
-        teacher = room.teacher(experiment.teacher_of(learner.name))
-        found = evaluate(room.weights(stage, learner.name), teacher, batches, experiment.execution, loader.domains)
+        voice = listen(room, experiment.lesson_of(learner.name))
+        weights, heard = room.weights(stage, learner.name), (voice.hear(batch) for batch in batches)
+        found = evaluate(weights, voice.teacher, heard, experiment.execution, loader.domains)
         row = {"seed": experiment.seed, "stage": stage.name, "name": learner.name}
         row |= {name: value for name, value in asdict(found).items() if name != "load"}
         size = {"parameters": cost.total(learner.model), "active": cost.active(learner.model)}

@@ -12,8 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from distill.apart import Feed, listen
 from distill.checkpoint import Checkpoints
 from distill.data.batch import Batch
+from distill.data.loader import Batches
 from distill.evaluate import Score, evaluate
 from distill.experiment import Experiment
 from distill.progress import Progress
@@ -24,7 +26,7 @@ from distill.run import Run
 from distill.stage import Stage
 from distill.state import State, abstract, parts, whole
 from distill.step import Step
-from distill.teacher import StoredTeacher, Teacher
+from distill.teacher import Teacher
 
 PATIENCE = 3
 """consecutive steps without a finite update after which a run stops"""
@@ -99,21 +101,25 @@ def _advance(
     checkpoints: Checkpoints,
     states: tuple[State, ...],
     start: int,
-    batches: Iterator[Batch],
+    batches: Batches,
     mesh: jax.sharding.Mesh,
 ) -> None:
     """The loop itself."""
     loader = stage_loader(room.experiment, stage)
     one = Step(stage.learners, stage.steps, room.experiment.execution, loader.domains, stage.beside, stage.average)
     step = jax.jit(one, donate_argnums=0)
-    teacher = StoredTeacher() if stage.store else room.teacher(None if stage.beside else stage.teacher)
+    voice = listen(room, None if stage.beside else stage)
+    teacher = voice.teacher
+    feed = Feed(batches, lambda batch: voice.hear(put(batch, stage.accumulate, mesh)), early=voice.far is not None)
     glance = on_mesh(loader.held_out_batches(room.experiment.corpus, room.experiment.glance), mesh)
     clock = _Clock(room, stage, start)
     before = None
     with Progress(stage.steps, stage.name, start, quiet=room.quiet) as bar:
         for number in range(start + 1, stage.steps + 1):
-            batch = put(next(batches), stage.accumulate, mesh)
-            states, metrics = step(states, teacher, batch)
+            states, metrics = step(states, teacher, next(feed))
+            due = number % stage.save_every == 0 or number == stage.steps
+            if not due:
+                feed.ahead()  # the step is under way: a teacher on devices of its own goes on with the next batch
             if before is not None:
                 _check_finite(stage, before)  # the step before: this one is still under way
             before = metrics
@@ -123,7 +129,8 @@ def _advance(
                 clock.line(number)
                 bar.update(number, loss=values[f"{stage.learners[0].name}/hard"], tokens=clock.tokens)
             asked = room.stop.is_set()  # looked at once: whoever is told to stop has been saved
-            if number % stage.save_every == 0 or number == stage.steps or asked:
+            if due or asked:
+                feed.rewind()
                 _check_finite(stage, metrics)
                 _save(
                     room,
@@ -133,7 +140,7 @@ def _advance(
                     one.heard(states, teacher),
                     number,
                     batches,
-                    glance,
+                    [voice.hear(each) for each in glance],
                     loader.domains,
                 )
             if asked and number < stage.steps:

@@ -4,7 +4,7 @@ This is the only file that names mesh axes. Models speak in the letters of their
 maps a letter to mesh axes; everything else follows from the letters a parameter carries.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
@@ -28,10 +28,14 @@ class Mesh:
     """copies of the model, each on its own rows"""
     fsdp: int = 1
     """parts every weight is cut into (fully sharded data parallelism)"""
+    first: int = field(default=0, repr=False)
+    """number of the first of its devices; the others follow it"""
 
     def __post_init__(self) -> None:
         if self.data < 1 or self.fsdp < 1:
             raise ValueError(f"Mesh(data={self.data}, fsdp={self.fsdp}): every axis must be at least 1")
+        if self.first < 0:
+            raise ValueError(f"{self}: first is {self.first}; devices are numbered from 0")
 
     @property
     def size(self) -> int:
@@ -39,20 +43,35 @@ class Mesh:
         return self.data * self.fsdp
 
     def build(self) -> jax.sharding.Mesh:
-        """The mesh over the first `size` devices.
+        """The mesh over `size` devices from `first` on.
 
         Raises:
           ValueError: there are fewer devices than the mesh needs; says what would fit.
         """
         devices = jax.devices()
+        if self.first and self.first + self.size > len(devices):
+            raise ValueError(
+                f"{self} from device {self.first} on needs {self.first + self.size} devices, found {len(devices)} "
+                f"({devices[0].platform}); make it or the mesh before it smaller, or use --tiny"
+            )
         if self.size > len(devices):
             fits = max(n for n in range(1, len(devices) + 1) if len(devices) % n == 0 and self.fsdp % n == 0)
             raise ValueError(
                 f"{self} needs {self.size} devices, found {len(devices)} ({devices[0].platform}); "
                 f"set --mesh.data {len(devices) // fits} --mesh.fsdp {fits}, or use --tiny"
             )
-        grid = np.asarray(devices[: self.size]).reshape(self.data, self.fsdp)  # numpy: devices are not an array program
+        grid = np.asarray(devices[self.first : self.first + self.size]).reshape(
+            self.data, self.fsdp
+        )  # numpy: devices are not an array program
         return jax.sharding.Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+    def check_apart(self, other: "Mesh") -> None:
+        """Refuse two meshes that have a device in common."""
+        if self.first < other.first + other.size and other.first < self.first + self.size:
+            raise ValueError(
+                f"{self} takes devices {self.first} to {self.first + self.size - 1}, and {other} takes {other.first} "
+                f"to {other.first + other.size - 1}; set teacher-on.first {other.first + other.size}"
+            )
 
     def check_rows(self, rows: int) -> None:
         """Refuse a batch whose rows do not divide over the mesh."""

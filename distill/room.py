@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 
 from distill.ceiling import Ceiling
 from distill.experiment import Experiment
+from distill.hold import AsItIs, Hold, held
+from distill.mesh import Mesh
 from distill.metrics import Metrics
 from distill.run import Run
 from distill.stage import Learner, Stage
 from distill.state import State, Weights, adopt, create
-from distill.teacher import LiveTeacher, Silent, Teacher
+from distill.teacher import LiveTeacher, Silent
 from distill.trained import read_weights
 
 
@@ -23,31 +25,34 @@ class Room:
     ceiling: Ceiling
     stop: threading.Event
     quiet: bool = False
-    held: dict[str, Weights] = field(default_factory=dict)
+    held: dict[tuple[str, Hold, Mesh], Weights] = field(default_factory=dict)
     """the given model that stages listen to: one at a time, shared by those that follow each other"""
 
-    def weights(self, stage: Stage, name: str) -> Weights:
-        """The learner `name` as `stage` left it."""
-        return read_weights(self.run, stage.name, name, self.experiment.mesh, step=stage.steps)
+    def weights(self, stage: Stage, name: str, mesh: Mesh | None = None) -> Weights:
+        """The learner `name` as `stage` left it, on the learners' mesh or another."""
+        return read_weights(self.run, stage.name, name, mesh or self.experiment.mesh, step=stage.steps)
 
-    def teacher(self, name: str | None) -> Teacher:
-        """The learner `name` as its stage left it, or the given model, to listen to; silence for None."""
-        experiment = self.experiment
-        if name not in self.held:
-            self.held.clear()
-        if name is None:
-            return Silent()
-        return LiveTeacher(self.teacher_weights(name), experiment.execution)
+    def silence(self) -> Silent:
+        """No teacher: nothing is held for one."""
+        self.held.clear()
+        return Silent()
 
-    def teacher_weights(self, name: str) -> Weights:
-        """The weights of the learner `name` as its stage left it, or of the given model."""
-        experiment = self.experiment
-        given = experiment.given_of(name)
-        if given is None:
-            return self.weights(experiment.stage_of(name), name)
-        if name not in self.held:
-            self.held[name] = Weights(*given.teacher(experiment.mesh))
-        return self.held[name]
+    def teacher(self, name: str, hold: Hold = AsItIs(), mesh: Mesh | None = None) -> LiveTeacher:  # noqa: B008 (frozen)
+        """The learner `name` as its stage left it, or the given model, to listen to."""
+        return LiveTeacher(self.teacher_weights(name, hold, mesh), hold.execution(self.experiment.execution))
+
+    def teacher_weights(self, name: str, hold: Hold = AsItIs(), mesh: Mesh | None = None) -> Weights:  # noqa: B008
+        """The weights of the learner `name` as its stage left it, or of the given model, as they are held."""
+        experiment, mesh = self.experiment, mesh or self.experiment.mesh
+        given, key = experiment.given_of(name), (name, hold, mesh)
+        if key in self.held:
+            return self.held[key]
+        self.held.clear()
+        found = Weights(*given.teacher(mesh)) if given else self.weights(experiment.stage_of(name), name, mesh)
+        found = Weights(held(found.model, hold, mesh.build()), found.bias)
+        if given:
+            self.held[key] = found
+        return found
 
     def newborn(self, learner: Learner, steps: int, averaged: bool = False) -> State:
         """A learner's state before its first step: drawn by the seed, or made of the weights that it starts from."""

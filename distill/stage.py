@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from distill.data.loader import Change
 from distill.given import Given, Trained
+from distill.hold import AsItIs, BFloat16, Rounded
 from distill.mesh import Mesh
 from distill.optim import AdamW, Optimizer
 from losses import Distill, RouterHealth
@@ -46,6 +47,11 @@ class Stage:
     average: float | None = 3.0
     """a learner that teaches while it learns speaks by a mean of its weights over the recent part of the stage, the
     more recent the greater this is: polynomial-decay averaging (arXiv:1212.1824) with this eta; None: by its weights"""
+    teacher_on: Mesh | None = None
+    """a mesh of the frozen teacher's own, beside the learners': its pass over the next batch runs there while they
+    learn from this one, such as Mesh(data=4, first=4); None: on their devices, within their step"""
+    teacher_as: AsItIs | BFloat16 | Rounded = AsItIs()
+    """how the frozen teacher is held: in its own dtype, in bfloat16, or in whole numbers of 8 or 4 bits"""
     store: str | None = None
     """folder of what the teacher said (`python -m distill.store`): it is then read from there and never in memory"""
     rows: int = 8
@@ -96,6 +102,7 @@ def tiny_stage(stage: Stage, models: dict[str, Config]) -> Stage:
         accumulate=min(stage.accumulate, 2),
         log_every=2,
         save_every=4,
+        teacher_on=None,
     )
 
 
@@ -135,6 +142,7 @@ def check_stage(stage: Stage, earlier: dict[str, Learner | Given | Trained], mes
                 f"{where}: {learner.name!r} has another architecture in an earlier stage; give it another name"
             )
     _check_teacher(stage, earlier)
+    _check_held(stage, mesh)
     _check_sight(stage, earlier)
 
 
@@ -166,6 +174,27 @@ def _check_teacher(stage: Stage, earlier: dict[str, Learner | Given | Trained]) 
                 f"{where}: teacher {stage.teacher!r} has a vocabulary of {teacher.vocab}, student {learner.name!r} of "
                 f"{learner.model.vocab}; a token must mean the same to both: use one tokenizer and one vocabulary"
             )
+
+
+def _check_held(stage: Stage, mesh: Mesh) -> None:
+    where = f"stage {stage.name!r}"
+    if stage.teacher_on is None and stage.teacher_as == AsItIs():
+        return
+    asked = f"{where}: teacher_on and teacher_as are for a frozen teacher in memory"
+    if stage.teacher is None:
+        raise ValueError(f"{asked}, and there is none; name one")
+    if stage.store:
+        raise ValueError(
+            f"{asked}, and what {stage.teacher!r} said is read from {stage.store!r}; leave one of them out"
+        )
+    if stage.beside:
+        raise ValueError(f"{asked}, and {stage.teacher!r} learns beside its students; leave them out")
+    if stage.teacher_on is not None:
+        stage.teacher_on.check_rows(stage.rows // stage.accumulate)
+        try:
+            stage.teacher_on.check_apart(mesh)
+        except ValueError as error:
+            raise ValueError(f"{where}: the teacher's mesh and the learners' overlap: {error}") from error
 
 
 def _check_sight(stage: Stage, earlier: dict[str, Learner | Given | Trained]) -> None:

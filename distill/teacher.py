@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import jax
+from jaxtyping import Array, Float
 
 from distill.data.batch import Batch
 from distill.state import Weights
@@ -37,6 +38,18 @@ class StoredTeacher:
     def signal(self, batch: Batch) -> Signal | None:
         """What it said; silence where there are no targets, as on held-out text."""
         return batch.targets
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class HeardTeacher:
+    """A teacher on a mesh of its own: its hidden states come with the batch, its head is here (`distill.apart`)."""
+
+    head: Float[Array, "d v"]
+
+    def signal(self, batch: Batch) -> Signal | None:
+        """What it said of the batch; silence where it was not asked."""
+        return None if batch.heard is None else Projected(batch.heard, self.head)
 
 
 @jax.tree_util.register_dataclass

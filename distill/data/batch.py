@@ -36,6 +36,8 @@ class Batch:
     """pixels of i tiles a row, zeros behind those of rows that have fewer; None: text alone"""
     targets: Signal | None = None
     """what a teacher said of these rows, where it comes from a store"""
+    heard: Float[Array, "... b t d"] | None = None
+    """hidden states of a teacher that lives on a mesh of its own"""
 
     @classmethod
     def of_rows(cls, rows: Mapping[str, np.ndarray], pad: int) -> "Batch":

@@ -69,8 +69,8 @@ def test_comparing_with_a_stage_that_is_not_there_is_refused():
 
 def test_twins_are_held_against_the_teacher_of_their_name():
     both = experiment(stages=(*taught(), stage(learner(), name="alone")))
-    assert both.teacher_of("student") == "teacher"
-    assert both.teacher_of("teacher") is None
+    assert both.lesson_of("student") == both.stages[1]
+    assert both.lesson_of("teacher") is None
     assert both.stage_of("student").name == "distil"
 
 
