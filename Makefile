@@ -39,7 +39,7 @@ proofs: $(PROOFS)
 
 bench: $(CORE) $(PEERS)
 	.venv/bin/python -m benchmarks.moe_layer
-	.venv/bin/python -m benchmarks.head_loss --tokens 512
+	.venv/bin/python -m benchmarks.head_loss --only time --tokens 512 --signal Projected --divergence ForwardKL
 	.venv/bin/python -m benchmarks.import_memory
 	.venv/bin/python -m benchmarks.long_context
 	.venv/bin/python -m benchmarks.decode

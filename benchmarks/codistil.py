@@ -64,7 +64,7 @@ SETTINGS = {
 """experiments/herd.py, and four times the width over a trained vocabulary"""
 
 
-def _batch(setting: Setting) -> Batch:
+def batch_of(setting: Setting) -> Batch:
     """Random tokens [1 b t] of whole documents."""
     shape = 1, setting.rows, setting.length
     tokens = jax.random.randint(jax.random.key(0), shape, 0, setting.teacher.vocab)
@@ -74,7 +74,7 @@ def _batch(setting: Setting) -> Batch:
 
 def contestants(setting: Setting, execution: Execution) -> dict[str, Callable[[], Any]]:
     """Both forms and their parts, as functions of no arguments; every one keeps states of its own."""
-    mesh, batch = Mesh().build(), _batch(setting)
+    mesh, batch = Mesh().build(), batch_of(setting)
     one, other = (Learner(name=f"student{i}", model=model) for i, model in enumerate(setting.students, 1))
     weights = create(Learner(name="teacher", model=setting.teacher), STEPS, mesh, 0).weights
     teacher = LiveTeacher(weights, execution)

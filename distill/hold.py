@@ -27,7 +27,7 @@ class AsItIs:
 
 
 @dataclass(frozen=True)
-class BFloat16:
+class Bfloat16:
     """Weights in 2 bytes, products and residual stream in bfloat16; norms and routers stay in float32."""
 
     def shrink(self, model: Llama4) -> Llama4:
@@ -63,7 +63,7 @@ class Rounded:
         return execution
 
 
-Hold = AsItIs | BFloat16 | Rounded
+Hold = AsItIs | Bfloat16 | Rounded
 
 
 def held(model: Llama4, hold: Hold, mesh: jax.sharding.Mesh) -> Llama4:

@@ -70,7 +70,7 @@ class Mesh:
         if self.first < other.first + other.size and other.first < self.first + self.size:
             raise ValueError(
                 f"{self} takes devices {self.first} to {self.first + self.size - 1}, and {other} takes {other.first} "
-                f"to {other.first + other.size - 1}; set teacher-on.first {other.first + other.size}"
+                f"to {other.first + other.size - 1}; set --stages.N.teacher-on.first {other.first + other.size}"
             )
 
     def check_rows(self, rows: int) -> None:

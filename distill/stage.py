@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from distill.data.loader import Change
 from distill.given import Given, Trained
-from distill.hold import AsItIs, BFloat16, Rounded
+from distill.hold import AsItIs, Bfloat16, Rounded
 from distill.mesh import Mesh
 from distill.optim import AdamW, Optimizer
 from losses import Distill, RouterHealth
@@ -50,7 +50,7 @@ class Stage:
     teacher_on: Mesh | None = None
     """a mesh of the frozen teacher's own, beside the learners': its pass over the next batch runs there while they
     learn from this one, such as Mesh(data=4, first=4); None: on their devices, within their step"""
-    teacher_as: AsItIs | BFloat16 | Rounded = AsItIs()
+    teacher_as: AsItIs | Bfloat16 | Rounded = AsItIs()
     """how the frozen teacher is held: in its own dtype, in bfloat16, or in whole numbers of 8 or 4 bits"""
     store: str | None = None
     """folder of what the teacher said (`python -m distill.store`): it is then read from there and never in memory"""

@@ -9,7 +9,7 @@ import pytest
 from distill import mesh as meshes
 from distill.apart import Far, Feed
 from distill.data.source import Folder
-from distill.hold import AsItIs, BFloat16, Rounded, held
+from distill.hold import AsItIs, Bfloat16, Rounded, held
 from distill.launch import run_experiment
 from distill.loop import Interrupted
 from distill.mesh import Mesh
@@ -36,15 +36,14 @@ def put(parts: int = 1, seed: int = 0):
     return jax.device_put(batch(seed, parts), meshes.rows(HOME.build(), leading=1))
 
 
-@pytest.mark.parametrize(("own", "parts"), [(AWAY, 1), (Mesh(fsdp=4, first=4), 2)])
-def test_learners_of_a_teacher_apart_move_like_those_of_one_in_their_step(own, parts):
-    voice, far = apart(own)
+def test_learners_of_a_teacher_apart_move_like_those_of_one_in_their_step():
+    voice, far = apart(Mesh(data=2, fsdp=2, first=4))
     step = jax.jit(Step((STUDENT,), 10, Execution()), donate_argnums=0)
     here, there = states(STUDENT, mesh=HOME), states(STUDENT, mesh=HOME)
-    teacher = live(mesh=HOME)
     for seed in range(2):
-        here, wanted = step(here, teacher, put(parts, seed))
-        there, found = step(there, voice, far.hear(put(parts, seed)))
+        rows = put(parts=2, seed=seed)
+        here, wanted = step(here, live(mesh=HOME), rows)
+        there, found = step(there, voice, far.hear(rows))
     assert_close(jax.device_get(there[0].weights), jax.device_get(here[0].weights))
     assert_close(*({name: float(tally.mean()) for name, tally in one.items()} for one in (found, wanted)))
 
@@ -64,8 +63,8 @@ def test_held_out_text_without_micro_batches_is_heard_too():
     np.testing.assert_allclose(far.hear(one).heard, far.hear(put()).heard[0], rtol=1e-6, atol=1e-6)
 
 
-class Numbers:
-    """Batches that are numbers, from 1."""
+class Counted:
+    """Batches whose domains are their number, from 1."""
 
     place = 0
 
@@ -74,7 +73,7 @@ class Numbers:
 
     def __next__(self):
         self.place += 1
-        return self.place
+        return replace(batch(rows=1), domains=np.full((1, 1), self.place))
 
     def get_state(self):
         return {"place": self.place}
@@ -83,27 +82,32 @@ class Numbers:
         self.place = state["place"]
 
 
+def number(of):
+    """Which batch it is."""
+    return int(of.domains[0, 0])
+
+
 def test_the_batch_after_is_prepared_ahead_and_given_back_where_the_place_is_saved():
-    prepared, numbers = [], Numbers()
-    feed = Feed(numbers, lambda number: prepared.append(number) or number, early=True)
-    assert next(feed) == 1
+    prepared, counted = [], Counted()
+    feed = Feed(counted, lambda one: prepared.append(number(one)) or one, early=True)
+    assert number(next(feed)) == 1
     feed.ahead()
-    assert prepared == [1, 2] and next(feed) == 2
+    assert prepared == [1, 2] and number(next(feed)) == 2
     feed.ahead()
     feed.rewind()
-    assert numbers.get_state() == {"place": 2} and next(feed) == 3
+    assert counted.get_state() == {"place": 2} and number(next(feed)) == 3
 
 
 def test_a_feed_that_has_nobody_to_ask_reads_nothing_ahead():
-    numbers = Numbers()
-    feed = Feed(numbers, lambda number: number, early=False)
+    counted = Counted()
+    feed = Feed(counted, lambda one: one, early=False)
     next(feed)
     feed.ahead()
-    assert numbers.place == 1
+    assert counted.place == 1
 
 
 @pytest.mark.parametrize(
-    ("hold", "nats"), [(BFloat16(), 1e-3), (Rounded(), 1e-3), (Rounded(recipe=Recipe(bits=4)), 0.2)]
+    ("hold", "nats"), [(Bfloat16(), 1e-3), (Rounded(), 1e-3), (Rounded(recipe=Recipe(bits=4)), 0.2)]
 )
 def test_a_teacher_held_in_fewer_bits_weighs_less_and_says_nearly_the_same(hold, nats):
     one, mesh = live(), Mesh().build()
@@ -115,7 +119,7 @@ def test_a_teacher_held_in_fewer_bits_weighs_less_and_says_nearly_the_same(hold,
 
 
 def test_norms_and_routers_of_a_teacher_in_bfloat16_stay_in_float32():
-    model = held(live().weights.model, BFloat16(), Mesh().build())
+    model = held(live().weights.model, Bfloat16(), Mesh().build())
     block = model.periods.blocks[0]
     assert {block.attention_norm.scale[...].dtype, block.feed_forward.router[...].dtype} == {np.dtype("float32")}
     assert model.embed[...].dtype == block.attention.q[...].dtype == jax.numpy.bfloat16
@@ -128,7 +132,7 @@ def test_a_teacher_held_as_it_is_is_not_copied():
 
 def small(folder, **changes):
     """A teacher, then a student that hears it from elsewhere."""
-    plain = {"steps": 6, "save_every": 3, "log_every": 1}
+    plain = {"steps": 4, "save_every": 2, "log_every": 1}
     stages = (
         stage(learner("teacher", model=replace(WIDE, vocab=272)), name="teach", **(plain | {"steps": 1})),
         stage(learner(model=replace(MOE, vocab=272)), name="distil", teacher="teacher", **plain, **changes),
@@ -145,29 +149,23 @@ def text(tmp_path_factory):
     return folder
 
 
-def test_a_run_with_a_teacher_apart_goes_on_to_the_same_bits_and_agrees_with_one_in_the_step(
-    text, tmp_path, monkeypatch
-):
+def test_a_run_with_a_teacher_apart_that_was_cut_a_batch_ahead_goes_on_to_the_same_bits(text, tmp_path, monkeypatch):
     far = small(text, teacher_on=Mesh(data=2, first=2), accumulate=2)
     whole = run_experiment(far, tmp_path / "whole", quiet=True)
-    interrupt(monkeypatch, "distil", 2)
-    with pytest.raises(Interrupted, match="after step 2 of 6"):
+    interrupt(monkeypatch, "distil", 1)
+    with pytest.raises(Interrupted, match="after step 1 of 4"):
         run_experiment(far, tmp_path / "cut", quiet=True)
     monkeypatch.undo()
     again = run_experiment(far, tmp_path / "cut", quiet=True)
     assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
-    near = run_experiment(small(text, accumulate=2), tmp_path / "near", quiet=True)
-    for found, same, wanted in zip(whole["models"], again["models"], near["models"], strict=True):
-        assert found["cross_entropy"] == same["cross_entropy"]
-        np.testing.assert_allclose(found["cross_entropy"], wanted["cross_entropy"], rtol=1e-5)
-    np.testing.assert_allclose(whole["models"][1]["kl"], near["models"][1]["kl"], rtol=1e-4)
+    assert [row["kl"] for row in again["models"]] == [row["kl"] for row in whole["models"]]
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"teacher_on": Mesh(data=2)}, "overlap: .*takes devices 0 to 1, and .* takes 0 to 1; set teacher-on.first 2"),
+    ({"teacher_on": Mesh(data=2)}, "overlap: .*takes devices 0 to 1, and .* takes 0 to 1; set --stages.N.teacher-on.first 2"),
     ({"teacher_on": Mesh(data=3, first=2)}, "8 rows a batch do not divide"),
     ({"teacher_on": Mesh(first=2), "store": "somewhere"}, "what 'teacher' said is read from 'somewhere'"),
-    ({"teacher_as": BFloat16(), "teacher": None}, "a frozen teacher in memory, and there is none"),
+    ({"teacher_as": Bfloat16(), "teacher": None}, "a frozen teacher in memory, and there is none"),
     ({"teacher_as": Rounded(), "learners": (learner("teacher"), learner())}, "'teacher' learns beside its students"),
 ])  # fmt: skip
 def test_a_teacher_that_cannot_be_held_so_is_refused(text, changes, message):
