@@ -115,7 +115,7 @@ def test_a_teacher_held_in_fewer_bits_weighs_less_and_says_nearly_the_same(hold,
     one, mesh = live(), Mesh().build()
     small = LiveTeacher(replace(one.weights, model=held(one.weights.model, hold, mesh)), hold.execution(one.execution))
     assert weigh_tree(small.weights) < 0.7 * weigh_tree(one.weights)
-    part = jax.tree.map(lambda x: x[0], batch())
+    part = jax.tree.map(lambda x: jnp.asarray(x[0]), batch())
     whole, rough = (voice.signal(part).log_probs(ONE) for voice in (one, small))
     assert 0.0 < float(ForwardKL()(Dense(whole), rough, ONE).mean()) < nats
 
