@@ -5,7 +5,8 @@
   in turn       the same, but waiting for each other: what apart would take if nothing overlapped
 
 Needs two accelerators; on a CPU it makes virtual devices, which share the cores: there overlapping cannot be faster
-than the cores allow, and the timeline alone shows whether passes and steps run at the same time.
+than the cores allow, and the timeline alone shows whether passes and steps run at the same time. Use --devices 1 there:
+JAX's CPU client runs programs that have collectives one after the other, on whichever devices they are.
 
     python -m benchmarks.apart
 """
@@ -107,9 +108,11 @@ def main() -> None:
     parser.add_argument("--setting", choices=SETTINGS, default="herd")
     parser.add_argument("--steps", type=int, default=6, help="of a measured run")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--devices", type=int, default=0, help="of either side; half of those there are, if not given")
+    parser.add_argument("--devices", type=int, default=0, help="of either side; half of those there are (on a CPU 1)")
     asked = parser.parse_args()
-    sides = Sides(SETTINGS[asked.setting], asked.devices or min(4, jax.device_count() // 2))
+    sides = Sides(
+        SETTINGS[asked.setting], asked.devices or (1 if jax.default_backend() == "cpu" else jax.device_count() // 2)
+    )
 
     def quiet(who: str, number: int, array: Any) -> None:
         return None
