@@ -1,8 +1,8 @@
 """A teacher on a mesh of its own: its pass over the next batch runs while students learn from this one.
 
 Only hidden states cross, a batch at a time, and the head once. JAX dispatches without waiting, and programs on devices
-that have nothing in common do not wait for each other: so the order of dispatch is all there is to overlapping them. (JAX's
-CPU client makes an exception of programs with collectives, and runs those in turn.)
+that have nothing in common do not wait for each other: so the order of dispatch is all there is to overlapping them.
+JAX's CPU client makes an exception of programs with collectives, and runs those in turn.
 """
 
 import copy
