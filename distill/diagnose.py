@@ -83,8 +83,10 @@ def norms(experiment: Experiment, stage: Stage) -> dict[str, dict[str, list[floa
     for learner in stage.learners:
         state = create(learner, 1, mesh, experiment.seed)
         step = Step((learner,), 1, experiment.execution)
-        slope = jax.jit(lambda state, part, step=step: step.slope([0], [state], None, part))(state, part)
-        count = float(slope.seen.metrics["loss"].count)
+        slope = jax.jit(lambda state, part, step=step, learner=learner: step.slope(learner, state, None, part))(
+            state, part
+        )
+        count = float(slope.metrics["loss"].count)
         found[learner.name] = {
             name: [
                 float(np.linalg.norm(one)) / count

@@ -28,8 +28,6 @@ class Learner:
     selection bias starts at zero. None: drawn by the seed"""
     keep: tuple[int, ...] | None = None
     """numbers of the layers that it keeps of what it starts from, in order; None: evenly spread"""
-    number: int = 0
-    """what its gate reads as `place.number`; learners that differ in it alone are computed together (`losses.Pick`)"""
     twin: str | None = None
     """name whose initial weights it is drawn like, so that learners of one stage start equal; None: its own"""
 
@@ -130,12 +128,6 @@ def check_stage(stage: Stage, earlier: dict[str, Learner | Given | Trained], mes
             raise ValueError(
                 f"{where}: rows of {stage.length} tokens are longer than the {model.max_positions} positions of "
                 f"{learner.name!r}; set --stages.N.length {model.max_positions} or raise model.max_positions"
-            )
-        numbers = learner.loss.gate.numbers
-        if numbers is not None and not 0 <= learner.number < numbers:
-            raise ValueError(
-                f"{where}: {learner.name!r} has number {learner.number}, and its gate picks among {numbers}; it must "
-                f"be 0 to {numbers - 1}"
             )
         if learner.name in earlier and earlier[learner.name].model != model:
             raise ValueError(

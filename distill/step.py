@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -16,25 +15,10 @@ from distill.data.batch import Batch
 from distill.stage import Learner
 from distill.state import State, Weights, optimizer
 from distill.teacher import LiveTeacher, Teacher
-from distill.together import alike, stack, unstack
 from losses import Signal, Tally
 from models.llama4 import Execution, Llama4
 
 Metrics = dict[str, Tally]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Seen:
-    """What a learner made of a micro-batch, but for its gradient."""
-
-    __no_type_check__ = True  # jax rebuilds it with shapes at its leaves
-
-    metrics: Metrics
-    gate: PyTree
-    """what the gate wants to remember; None without a teacher"""
-    load: Float[Array, "l e"]
-    """valid tokens every expert of every MoE layer received"""
 
 
 @jax.tree_util.register_dataclass
@@ -45,7 +29,11 @@ class Slope:
     __no_type_check__ = True  # jax rebuilds it with shapes at its leaves
 
     gradient: Llama4
-    seen: Seen
+    metrics: Metrics
+    seen: PyTree
+    """what the gate wants to remember; None without a teacher"""
+    load: Float[Array, "l e"]
+    """valid tokens every expert of every MoE layer received"""
 
 
 @dataclass(frozen=True)
@@ -71,18 +59,18 @@ class Step:
           batch: arrays [a, b, t], a micro-batches.
         """
 
-        teacher, groups = self.heard(states, teacher), alike(self.learners, self.beside)
+        teacher = self.heard(states, teacher)
 
-        def slopes(part: Batch) -> list[Slope]:
+        def slopes(part: Batch) -> tuple[Slope, ...]:
             signal = teacher.signal(part)
-            return [self.slope(group, [states[i] for i in group], signal, part) for group in groups]
+            return tuple(
+                self.slope(learner, state, None if learner.name == self.beside else signal, part)
+                for learner, state in zip(self.learners, states, strict=True)
+            )
 
-        after: dict[int, tuple[State, Metrics]] = {}
-        for group, slope in zip(groups, accumulate(slopes, batch), strict=True):
-            after |= zip(group, self.update(group, [states[i] for i in group], slope), strict=True)
-        done = [(self.learners[i].name, *after[i]) for i in range(len(states))]
-        metrics = {f"{name}/{key}": tally for name, _, found in done for key, tally in found.items()}
-        return tuple(state for _, state, _ in done), metrics
+        sums = accumulate(slopes, batch)
+        updated = [self.update(*triple) for triple in zip(self.learners, states, sums, strict=True)]
+        return tuple(state for state, _ in updated), {k: v for _, metrics in updated for k, v in metrics.items()}
 
     def heard(self, states: tuple[State, ...], teacher: Teacher) -> Teacher:
         """The learner that teaches, as it is now or as it has lately been, or the teacher."""
@@ -92,80 +80,45 @@ class Step:
         weights = state.weights if state.average is None else Weights(state.average, state.weights.bias)
         return LiveTeacher(weights, self.execution)
 
-    def slope(self, group: list[int], states: list[State], signal: Signal | None, batch: Batch) -> Slope:
-        """Gradient of the summed loss of a learner over one micro-batch [b, t], with its tallies.
+    def slope(self, learner: Learner, state: State, signal: Signal | None, batch: Batch) -> Slope:
+        """Gradient of a learner's summed loss over one micro-batch [b, t], with its tallies."""
 
-        Of several that are alike, stacked. What is differentiated is their sum, as `Dispatch.stacked` asks: none of
-        them depends on another.
-        """
-        learners = [self.learners[i] for i in group]
-        if len(group) == 1:
-            judge = partial(
-                self.judge, learners[0], states[0], float(learners[0].number), signal, batch, self.execution
-            )
-            return Slope(*jax.grad(judge, has_aux=True)(states[0].weights.model))
-        numbers, stacked = jnp.array([float(learner.number) for learner in learners]), stack(states)
-        execution = self.execution.stacked()
+        def objective(model: Llama4) -> tuple[Float[Array, ""], tuple[Metrics, PyTree, Float[Array, "l e"]]]:
+            bias, execution = state.weights.bias, self.execution
+            hidden, routing = model(batch.tokens, batch.layout(), bias, execution, batch.images)
+            head = model.head[...].astype(hidden.dtype)
+            progress = state.step / self.steps  # counts optimizer steps, however a batch is cut
+            steady = self.beside is None or self.average is not None
+            place = batch.place(state.memory, self.domains, steady)
+            tally, metrics, seen = learner.loss(hidden, head, signal, batch.labels, place, progress)
+            router = learner.router.loss(routing.counts, routing.probs, routing.z, routing.tokens)
+            metrics |= {"router": Tally(jax.lax.stop_gradient(router) * tally.count, tally.count)}
+            return tally.total + tally.count * router, (metrics, seen, routing.counts)
 
-        def together(model: Llama4) -> tuple[Float[Array, ""], Seen]:
-            def one(model: Llama4, state: State, number: Float[Array, ""]) -> tuple[Float[Array, ""], Seen]:
-                return self.judge(learners[0], state, number, signal, batch, execution, model)
+        gradient, (metrics, seen, load) = jax.grad(objective, has_aux=True)(state.weights.model)
+        return Slope(gradient, metrics, seen, load)
 
-            totals, seen = jax.vmap(one)(model, stacked, numbers)
-            return jnp.sum(totals), seen
-
-        return Slope(*jax.grad(together, has_aux=True)(stacked.weights.model))
-
-    def judge(
-        self,
-        learner: Learner,
-        state: State,
-        number: Float[Array, ""] | float,
-        signal: Signal | None,
-        batch: Batch,
-        execution: Execution,
-        model: Llama4,
-    ) -> tuple[Float[Array, ""], Seen]:
-        """A learner's summed loss, its tallies, what its gate saw and how its routers loaded their experts."""
-        signal = None if learner.name == self.beside else signal
-        hidden, routing = model(batch.tokens, batch.layout(), state.weights.bias, execution, batch.images)
-        head = model.head[...].astype(hidden.dtype)
-        progress = state.step / self.steps  # counts optimizer steps, however a batch is cut
-        steady = self.beside is None or self.average is not None
-        place = batch.place(state.memory, self.domains, steady, number)
-        tally, metrics, seen = learner.loss(hidden, head, signal, batch.labels, place, progress)
-        router = learner.router.loss(routing.counts, routing.probs, routing.z, routing.tokens)
-        metrics |= {"router": Tally(jax.lax.stop_gradient(router) * tally.count, tally.count)}
-        return tally.total + tally.count * router, Seen(metrics, seen, routing.counts)
-
-    def update(self, group: list[int], states: list[State], slope: Slope) -> list[tuple[State, Metrics]]:
-        """What becomes of every learner of a group."""
-        learner = self.learners[group[0]]
-        if len(group) == 1:
-            return [self.move(learner, states[0], slope)]
-        return unstack(jax.vmap(partial(self.move, learner))(stack(states), slope), len(group))
-
-    def move(self, learner: Learner, state: State, slope: Slope) -> tuple[State, Metrics]:
+    def update(self, learner: Learner, state: State, slope: Slope) -> tuple[State, Metrics]:
         """Divide once, then move; an update that is not finite is not made, only counted.
 
         The optimizer does not hear of a skipped update either, so its rate lags behind `progress` by as many steps.
         """
-        metrics, seen, load = slope.seen.metrics, slope.seen.gate, slope.seen.load
-        count = metrics["loss"].count
+        count = slope.metrics["loss"].count
         gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), slope.gradient)
         norm = optax.tree.norm(gradient)
         weights = state.weights
         params: Any = weights.model  # a pytree, which is all that optax asks of parameters
         updates, opt = optimizer(learner, self.steps).update(gradient, state.opt, params)
-        finite = jnp.isfinite(metrics["loss"].total + norm + optax.tree.norm(updates))
-        bias = None if weights.bias is None else _rebalanced(learner, weights.bias, load)
+        finite = jnp.isfinite(slope.metrics["loss"].total + norm + optax.tree.norm(updates))
+        bias = None if weights.bias is None else _rebalanced(learner, weights.bias, slope.load)
         model: Any = optax.apply_updates(params, updates)
-        memory = state.memory if seen is None else learner.loss.gate.update(state.memory, seen)
+        memory = state.memory if slope.seen is None else learner.loss.gate.update(state.memory, slope.seen)
         average = None if state.average is None else self.averaged(state.average, model, state.step)
         moved = dataclasses.replace(state, weights=Weights(model, bias), opt=opt, memory=memory, average=average)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         after = dataclasses.replace(kept, step=state.step + 1, skipped=jnp.where(finite, 0, state.skipped + 1))
-        return after, metrics | _health(load) | {"grad_norm": _one(norm), "skipped": _one(after.skipped)}
+        metrics = slope.metrics | _health(slope.load) | {"grad_norm": _one(norm), "skipped": _one(after.skipped)}
+        return after, {f"{learner.name}/{name}": tally for name, tally in metrics.items()}
 
     def averaged(self, average: Llama4, model: Llama4, step: Int[Array, ""]) -> Llama4:
         """The mean after one more step: polynomial-decay averaging (Shamir and Zhang 2013, arXiv:1212.1824).

@@ -23,7 +23,6 @@ from losses import (
     WSD,
     WSLD,
     Balance,
-    Clear,
     Constant,
     Distill,
     Domain,
@@ -33,7 +32,6 @@ from losses import (
     Linear,
     Motion,
     NoGate,
-    Pick,
     PutRight,
     Sequence,
     TeacherConfidence,
@@ -136,14 +134,14 @@ TEACH = Stage(name="teach", learners=(TEACHER,), steps=800, rows=16, length=64)
 LEARN = Stage(name="learn", learners=(), steps=300, rows=16, length=64, stream=1, save_every=300)
 
 
-def experiment(name: str, taught: Iterable[Learner], folder: Path, teacher: Learner, part: Part) -> Experiment:
+def experiment(name: str, students: Iterable[Learner], folder: Path, teacher: Learner, part: Part) -> Experiment:
     """A condition: these students, and whoever teaches them; the held-out text is one half of it."""
-    given, taught = CONDITIONS[name], tuple(taught)
-    stage = replace(LEARN, learners=taught, teacher="teacher", change=given.noise, documents=given.documents)
+    given, students = CONDITIONS[name], tuple(students)
+    stage = replace(LEARN, learners=students, teacher="teacher", change=given.noise, documents=given.documents)
     models: tuple[Trained, ...] = ()
     if given.teacher in ("live", "warm"):
         start = "warm" if given.teacher == "warm" else None
-        stage = replace(stage, learners=(replace(teacher, start=start), *taught), average=given.average)
+        stage = replace(stage, learners=(replace(teacher, start=start), *students), average=given.average)
         models = () if start is None else (_trained("warm", folder, "warmed"),)
     else:
         models = (_trained("teacher", folder, RUNS[given.teacher]),)
@@ -156,14 +154,10 @@ def experiment(name: str, taught: Iterable[Learner], folder: Path, teacher: Lear
     )
 
 
-def students(losses: dict[str, Distill], kind: str, rates: dict[str, float]) -> Iterator[Learner]:
-    """A student a method, all drawn alike; those that differ in their weighting alone are computed together."""
-    plain = [name for name, loss in losses.items() if loss.lens == Clear()]
-    one = Pick.among([losses[name] for name in plain])
-    for name, loss in losses.items():
-        moves = AdamW(rate=WarmupCosine(peak=rates.get(name, RATE)))
-        kept = Learner(name=name, twin="student", model=KINDS[kind], optimizer=moves)
-        yield replace(kept, loss=one, number=plain.index(name)) if name in plain else replace(kept, loss=loss)
+def student(method: str, loss: Distill, kind: str, rate: float) -> Learner:
+    """Drawn like all the others."""
+    rates = AdamW(rate=WarmupCosine(peak=rate))
+    return Learner(name=method, twin="student", model=KINDS[kind], loss=loss, optimizer=rates)
 
 
 def methods(condition: str) -> dict[str, Distill]:
@@ -192,8 +186,8 @@ def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
 
 
 def _of_kind(name: str, kind: str, folder: Path, teacher: Learner) -> Experiment:
-    made = experiment(name, students(methods(name), kind, RATES), folder, teacher, "report")
-    return replace(made, name=f"{name}-{kind}")
+    students = (student(method, loss, kind, RATES.get(method, RATE)) for method, loss in methods(name).items())
+    return replace(experiment(name, students, folder, teacher, "report"), name=f"{name}-{kind}")
 
 
 def _trained(name: str, folder: Path, run: str) -> Trained:

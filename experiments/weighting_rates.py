@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from distill import Experiment
+from distill import Experiment, Learner
 from distill.sweep import shrunk
 from experiments import dynamic_weighting
-from experiments.dynamic_weighting import CONDITIONS, TEACHER, experiment, methods, students
+from experiments.dynamic_weighting import CONDITIONS, TEACHER, experiment, methods, student
 from losses import Distill, Evidence
 from models.config import tiny as shrink
 
@@ -42,10 +42,13 @@ def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
         for b in OPENINGS
     }
 
-    def at(name: str, condition: str, losses: dict[str, Distill], rate: float) -> Experiment:
-        made = experiment(condition, students(losses, "scout", dict.fromkeys(losses, rate)), folder, teacher, "choose")
+    def at(name: str, condition: str, students: Iterator[Learner]) -> Experiment:
+        made = experiment(condition, students, folder, teacher, "choose")
         return replace(made, name=f"{condition}-{name}", seed=SEED)
 
-    made = [at(f"rate{rate}", name, methods(name), rate) for rate in RATES for name in CONDITIONS]
-    made += [at("gate", name, gates, dynamic_weighting.RATE) for name in CONDITIONS]
+    def of(losses: dict[str, Distill], rate: float) -> Iterator[Learner]:
+        return (student(method, loss, "scout", rate) for method, loss in losses.items())
+
+    made = [at(f"rate{rate}", name, of(methods(name), rate)) for rate in RATES for name in CONDITIONS]
+    made += [at("gate", name, of(gates, dynamic_weighting.RATE)) for name in CONDITIONS]
     yield from shrunk(iter(made), tiny)

@@ -23,7 +23,6 @@ from losses.evidence import Brier, Evidence, LogScore, Motion
 from losses.gate import WSLD, Balance, Gap, Gate, Look, NoGate, Place, TeacherConfidence, TeacherGold
 from losses.hard import CrossEntropy, Hard
 from losses.lens import Clear, Lens, PutRight, Top
-from losses.pick import Pick
 from losses.router import RouterHealth
 from losses.schedule import WSD, Constant, Cosine, Linear, Schedule
 from losses.scope import Batch, Domain, Segment, Sequence, Token, Window
@@ -61,7 +60,6 @@ __all__ = [
     "Look",
     "Motion",
     "NoGate",
-    "Pick",
     "Place",
     "Projected",
     "PutRight",

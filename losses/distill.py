@@ -108,8 +108,8 @@ class Distill:
                 f"The teacher's vocabulary has {signal.vocab} tokens and the student's {head.shape[1]}; they must be "
                 "one tokenizer's. Where only the padding differs, pad the shorter and give its new logits -inf."
             )
-        memory = place.memory if jax.tree.leaves(place.memory) else self.gate.init()
-        place = replace(place, memory=memory, progress=jnp.asarray(progress, jnp.float32))
+        if not jax.tree.leaves(place.memory):
+            place = replace(place, memory=self.gate.init())
         labels = jnp.where(place.mask, labels, 0)
         rows = _Rows(signal, labels, place, self.alpha.at(progress), self.temperature.at(progress))
         rows = jax.lax.stop_gradient(rows)

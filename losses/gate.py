@@ -41,8 +41,6 @@ class Place:
       names: of the domains, by number, where their weights are to be logged apart.
       steady: whether the teacher is known not to jump from step to step: a finished model, a store of what one said, a
         mean of weights.
-      number: the learner's own (`Pick`).
-      progress: share of the optimizer steps that are done.
     """
 
     __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
@@ -53,8 +51,6 @@ class Place:
     memory: PyTree = ()
     names: tuple[str, ...] = field(default=(), metadata={"static": True})
     steady: bool = field(default=False, metadata={"static": True})
-    number: Float[Array, ""] | float = 0.0
-    progress: Float[Array, ""] | float = 0.0
 
     def slice(self, start: Int[Array, ""], size: int) -> "Place":
         """The positions [start, start + size) of every row."""
@@ -77,11 +73,6 @@ class Gate(Protocol):
         The loss is computed by pieces of the time axis, and this says how far ahead a piece must have been read.
         """
         return 0
-
-    @property
-    def numbers(self) -> int | None:
-        """How many numbers a learner may have, counted from 0; None: it does not look at `place.number`."""
-        return None
 
     def __call__(self, look: Look, place: Place) -> Float[Array, "b t"]:
         """The weight, from what both think of the labels."""

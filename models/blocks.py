@@ -10,11 +10,11 @@ from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from models.dispatch import Dispatch, Together, sort_by_expert
+from models.dispatch import sort_by_expert
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blocks(Dispatch):
+class Blocks:
     """Dropless and exact at any skew: a batch for the many, a loop for the rest.
 
     A batched product [e, first, d] takes the first tokens of every expert; then a loop takes what is left in blocks of
@@ -49,10 +49,6 @@ class Blocks(Dispatch):
         suited = 0 if mean < 32 else -(-mean // 8) * 8
         first = suited if self.first is None else self.first
         return first, max(16, first // 4) if self.rows is None else self.rows
-
-    def stacked(self) -> Dispatch:
-        """One loop for all models."""
-        return Together(self)
 
     def __call__(
         self,
@@ -124,11 +120,6 @@ def _load(x: Array, scores: Array, choices: Array, there: Array) -> Array:
     return jnp.where(there[..., None], weight * _tokens(x, scores, choices), 0).astype(x.dtype)
 
 
-def _slopes(slope: Array, scores: Array, choices: Array, there: Array) -> Array:
-    """Of the answers; 0 where there is none, as an empty row holds a token of anyone's, even one that is not finite."""
-    return jnp.where(there[..., None], _tokens(slope, scores, choices), 0)
-
-
 def _tokens(x: Array, scores: Array, choices: Array) -> Array:
     return jnp.take(x, choices // scores.shape[1], axis=0, mode="clip")
 
@@ -188,7 +179,7 @@ def _store(total: Array, rows: Array, choices: Array, there: Array) -> Array:
 def _backward(sizes: tuple[int, int], saved: tuple[Any, ...], slope: Array) -> tuple[Array | None, ...]:
     x, ids, scores, gate_up, down, plan, both = saved
     inputs = _load(x, scores, plan.slots, plan.filled)
-    slopes = _slopes(slope, scores, plan.slots, plan.filled)
+    slopes = _tokens(slope, scores, plan.slots)
     inner, to_both = _glu_back(both, _dot("ecd,efd->ecf", slopes, down))
     inner, to_both = inner.astype(x.dtype), to_both.astype(x.dtype)
     to_down = _dot("ecf,ecd->efd", inner, slopes)
@@ -198,7 +189,7 @@ def _backward(sizes: tuple[int, int], saved: tuple[Any, ...], slope: Array) -> t
     def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         to_inputs, to_gate_up, to_down = carry
         expert, choices, there = _block(i, sizes, plan)
-        inputs, slopes = _load(x, scores, choices, there), _slopes(slope, scores, choices, there)
+        inputs, slopes = _load(x, scores, choices, there), _tokens(slope, scores, choices)
         both = _dot("cd,df->cf", inputs, gate_up[expert])
         inner, to_both = _glu_back(both, _dot("cd,fd->cf", slopes, down[expert]))
         inner, to_both = inner.astype(x.dtype), to_both.astype(x.dtype)

@@ -32,13 +32,9 @@ class Dispatch(Protocol):
         """
         ...
 
-    def stacked(self) -> "Dispatch":
-        """The dispatch to use under `jax.vmap` over models."""
-        return self
-
 
 @dataclass(frozen=True)
-class Dense(Dispatch):
+class Dense:
     """Every expert on every token: e / r times the work, and nothing to get wrong. The others are tested against it."""
 
     def __call__(
@@ -63,7 +59,7 @@ class Dense(Dispatch):
 
 
 @dataclass(frozen=True)
-class Ragged(Dispatch):
+class Ragged:
     """Tokens sorted by expert, then `jax.lax.ragged_dot`: a grouped product where the accelerator has one.
 
     XLA:CPU expands it to every expert on every token; use Blocks there.
@@ -94,7 +90,7 @@ class Ragged(Dispatch):
 
 
 @dataclass(frozen=True)
-class Each(Dispatch):
+class Each:
     """Every choice takes its own expert out of the array: for fewer choices than there are experts.
 
     It reads no other expert, and it takes quantised ones, of which it turns only those chosen into floats.
@@ -118,42 +114,6 @@ class Each(Dispatch):
         inner = (jax.nn.silu(both[:, 0]) * both[:, 1]).astype(x.dtype)
         outputs = contract("mf,mfd->md", inner, down[place].astype(x.dtype))
         return jnp.sum(rearrange(outputs, "(n r) d -> n r d", r=ids.shape[1]), axis=1).astype(x.dtype)
-
-
-@dataclass(frozen=True)
-class Together(Dispatch):
-    """Another dispatch; under `jax.vmap` over several models, the experts of all of them as those of one layer.
-
-    A loop over blocks would run once per model under vmap. Reverse-mode gradients must be taken outside of the vmap
-    (`jax.custom_batching`).
-    """
-
-    dispatch: Dispatch
-
-    def __call__(
-        self,
-        x: Float[Array, "n d"],
-        ids: Int[Array, "n r"],
-        scores: Float[Array, "n r"],
-        gate_up: Float[Array, "e d 2 f"],
-        down: Float[Array, "e f d"],
-    ) -> Float[Array, "n d"]:
-        """See Dispatch."""
-        call = jax.custom_batching.custom_vmap(self.dispatch.__call__)
-        call.def_vmap(self._over_models)
-        return call(x, ids, scores, gate_up, down)
-
-    def _over_models(self, size: int, batched: list[bool], *arrays: Array) -> tuple[Array, bool]:
-        x, ids, scores, gate_up, down = (
-            array if has else jnp.broadcast_to(array, (size, *array.shape))
-            for array, has in zip(arrays, batched, strict=True)
-        )
-        experts = gate_up.shape[1]
-        own = ids + experts * jnp.arange(size, dtype=ids.dtype)[:, None, None]
-        ids = jnp.where(ids < experts, own, size * experts)  # nowhere stays nowhere
-        x, ids, scores, gate_up, down = (rearrange(a, "m n ... -> (m n) ...") for a in (x, ids, scores, gate_up, down))
-        y = self.dispatch(x, ids, scores, gate_up, down)
-        return rearrange(y, "(m n) d -> m n d", m=size), True
 
 
 def sort_by_expert(

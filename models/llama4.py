@@ -1,6 +1,6 @@
 """Llama4: the decoder of text and images. Pre-norm blocks, iRoPE attention, shared and routed experts, scanned."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -38,10 +38,6 @@ class Execution:
             raise ValueError(f'Execution.dtype is "{self.dtype}"; it must be "float32" or "bfloat16"')
         if self.unroll < 1:
             raise ValueError(f"Execution.unroll is {self.unroll}; it must be at least 1 period")
-
-    def stacked(self) -> "Execution":
-        """How to run several models under `jax.vmap`."""
-        return replace(self, dispatch=(self.dispatch or suited()).stacked())
 
 
 class Block(nnx.Module):

@@ -63,18 +63,11 @@ class Batch:
         }
         return cls(**fields)
 
-    def place(
-        self,
-        memory: PyTree = (),
-        names: tuple[str, ...] = (),
-        steady: bool = False,
-        number: Float[Array, ""] | float = 0.0,
-    ) -> Place:
-        """Where each label stands, for the loss; what the gate remembers, the names of the domains, whether the
-        teacher is known to be steady, and the learner's number go with it."""
+    def place(self, memory: PyTree = (), names: tuple[str, ...] = (), steady: bool = False) -> Place:
+        """Where each label stands, for the loss; what the gate remembers, the names of the domains, and whether the
+        teacher is known to be steady go with it."""
         domains = jnp.zeros_like(self.segments) if self.domains is None else self.domains
-        number = jnp.asarray(number, jnp.float32)
-        return Place(self.mask, self.segments, domains, memory, names, steady, number)
+        return Place(self.mask, self.segments, domains, memory, names, steady)
 
     def layout(self) -> Layout:
         """Where each token stands, for attention."""
