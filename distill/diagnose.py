@@ -43,7 +43,7 @@ class Rising:
 
 def losses(experiment: Experiment, stage: Stage, learner: Learner, batches: list[Batch]) -> list[float]:
     """Cross-entropy (nats) before each step of a newborn learner on `batches` [a, b, t]."""
-    mesh = experiment.mesh.build()
+    mesh, learner = experiment.mesh.build(), dataclasses.replace(learner, features=None, routing=None)
     step = jax.jit(Step((learner,), len(batches), experiment.execution), donate_argnums=0)
     states, found = (create(learner, len(batches), mesh, experiment.seed),), []
     for batch in batches:

@@ -70,6 +70,10 @@ class Experiment:
             return given.model
         return next(learner.model for learner in self.stage_of(name).learners if learner.name == name)
 
+    def inside(self, stage: Stage, learner: Learner) -> Config | None:
+        """What the teacher is whose layers the learner's are compared with; None: they are compared with nothing."""
+        return self.model_of(stage.teacher) if stage.teacher and learner.opens else None
+
     def given_of(self, name: str) -> Given | Trained | None:
         """The given model of this name, if it is one."""
         return next((one for one in self.given if one.name == name), None)

@@ -39,12 +39,15 @@ class Interrupted(Exception):
 def check_room(experiment: Experiment, run: Run) -> None:
     """Refuses to start when the disk cannot hold the checkpoints of all stages."""
     mesh, retention = experiment.mesh.build(), experiment.retention
-    needed = sum(estimate(_shapes(stage, mesh), retention, stage.steps) for stage in experiment.stages)
+    needed = sum(estimate(_shapes(experiment, stage, mesh), retention, stage.steps) for stage in experiment.stages)
     check_space(run.path / "checkpoints", needed)
 
 
-def _shapes(stage: Stage, mesh: jax.sharding.Mesh) -> dict[str, State]:
-    return {learner.name: abstract(learner, stage.steps, mesh, stage.averages(learner)) for learner in stage.learners}
+def _shapes(experiment: Experiment, stage: Stage, mesh: jax.sharding.Mesh) -> dict[str, State]:
+    return {
+        one.name: abstract(one, stage.steps, mesh, stage.averages(one), experiment.inside(stage, one))
+        for one in stage.learners
+    }
 
 
 def run_stage(room: Room, stage: Stage) -> None:
@@ -55,7 +58,7 @@ def run_stage(room: Room, stage: Stage) -> None:
       FloatingPointError: three updates in a row were not finite; the last good checkpoint stays.
     """
     mesh = room.experiment.mesh.build()
-    shapes = _shapes(stage, mesh)
+    shapes = _shapes(room.experiment, stage, mesh)
     folder, retention = room.run.checkpoints(stage.name), room.experiment.retention
     batches = stage_batches(room, stage)
     with Checkpoints(folder, retention) as checkpoints:
@@ -70,7 +73,7 @@ def _begin(
     """States and the steps already taken: those of the newest whole checkpoint, or newborn ones."""
     if not checkpoints.steps():
         _go_back(room, stage, -1)
-        return tuple(room.newborn(learner, stage.steps, stage.averages(learner)) for learner in stage.learners), 0
+        return tuple(room.newborn(learner, stage) for learner in stage.learners), 0
     found = checkpoints.restore({name: parts(state) for name, state in shapes.items()}, data=batches)
     if found.step < stage.steps:  # a finished stage keeps its lines and those of the stages after it
         _go_back(room, stage, found.step)

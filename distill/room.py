@@ -54,14 +54,15 @@ class Room:
             self.held[key] = found
         return found
 
-    def newborn(self, learner: Learner, steps: int, averaged: bool = False) -> State:
+    def newborn(self, learner: Learner, stage: Stage) -> State:
         """A learner's state before its first step: drawn by the seed, or made of the weights that it starts from."""
         experiment, mesh = self.experiment, self.experiment.mesh.build()
+        averaged, inside = stage.averages(learner), experiment.inside(stage, learner)
         if learner.start is None:
-            return create(learner, steps, mesh, experiment.seed, averaged)
+            return create(learner, stage.steps, mesh, experiment.seed, averaged, inside)
         given = experiment.given_of(learner.start)
         if given is None:
             model = self.weights(experiment.stage_of(learner.start), learner.start).model
         else:
             model = given.start(experiment.mesh)
-        return adopt(learner, steps, mesh, model, experiment.seed, averaged)
+        return adopt(learner, stage.steps, mesh, experiment.seed, model, averaged, inside)

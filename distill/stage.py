@@ -5,11 +5,12 @@ import re
 from dataclasses import dataclass, field
 
 from distill.data.loader import Change
+from distill.features import check_features
 from distill.given import Given, Trained
 from distill.hold import AsItIs, Bfloat16, Rounded
 from distill.mesh import Mesh
 from distill.optim import AdamW, Optimizer
-from losses import Distill, RouterHealth
+from losses import Distill, Hidden, RouterHealth, RouterMatch
 from models.config import Config
 
 
@@ -22,6 +23,10 @@ class Learner:
     loss: Distill = field(default_factory=Distill)
     router: RouterHealth = field(default_factory=RouterHealth)
     optimizer: Optimizer = field(default_factory=AdamW)
+    features: Hidden | None = None
+    """likeness of its layers to its teacher's, asked for beside the loss"""
+    routing: RouterMatch | None = None
+    """likeness of its routers to its teacher's, where both have the same experts"""
     start: str | None = None
     """name of a given model, or of a learner of an earlier stage (as the first that trains it leaves it), of whose
     weights it is made: the same, or with layers dropped, experts merged or copied (models/inherit.py); its routers'
@@ -30,6 +35,11 @@ class Learner:
     """numbers of the layers that it keeps of what it starts from, in order; None: evenly spread"""
     twin: str | None = None
     """name whose initial weights it is drawn like, so that learners of one stage start equal; None: its own"""
+
+    @property
+    def opens(self) -> bool:
+        """Whether it is compared with the inside of its teacher."""
+        return self.features is not None or self.routing is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +98,14 @@ class Stage:
 
 def tiny_stage(stage: Stage, models: dict[str, Config]) -> Stage:
     """Its tiny form: few steps, and for each learner the model of its name."""
-    learners = tuple(dataclasses.replace(learner, model=models[learner.name]) for learner in stage.learners)
+    learners = tuple(
+        dataclasses.replace(
+            learner,
+            model=models[learner.name],
+            features=learner.features and dataclasses.replace(learner.features, pairs=None),
+        )
+        for learner in stage.learners
+    )
     length = min(stage.length, 64, *(learner.model.max_positions for learner in learners))
     steps = min(stage.steps, 12)
     return dataclasses.replace(
@@ -135,6 +152,7 @@ def check_stage(stage: Stage, earlier: dict[str, Learner | Given | Trained], mes
             )
     _check_teacher(stage, earlier)
     _check_held(stage, mesh)
+    _check_inside(stage, earlier)
     _check_sight(stage, earlier)
 
 
@@ -187,6 +205,16 @@ def _check_held(stage: Stage, mesh: Mesh) -> None:
             stage.teacher_on.check_apart(mesh)
         except ValueError as error:
             raise ValueError(f"{where}: the teacher's mesh and the learners' overlap: {error}") from error
+
+
+def _check_inside(stage: Stage, earlier: dict[str, Learner | Given | Trained]) -> None:
+    known = earlier | {learner.name: learner for learner in stage.learners}
+    for learner in stage.learners:
+        if learner.opens:
+            closed = stage.teacher in (None, learner.name) or stage.store or stage.teacher_on
+            teacher = None if closed else known[str(stage.teacher)].model
+            where = f"stage {stage.name!r}, learner {learner.name!r}"
+            check_features(where, learner.features, learner.routing, learner.model, teacher)
 
 
 def _check_sight(stage: Stage, earlier: dict[str, Learner | Given | Trained]) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
 from distill import mesh as meshes
+from distill.features import born
 from distill.stage import Learner
 from models.config import Config
 from models.inherit import inherit
@@ -47,6 +49,8 @@ class State:
     """consecutive steps whose update was not finite and therefore not made"""
     average: Llama4 | None
     """mean of the parameters over the recent part of the stage, by which it teaches beside others; None: not kept"""
+    projection: nnx.Param | None
+    """learned maps [l d D] from its layers to its teacher's, where they are compared; no part of what it becomes"""
 
 
 def optimizer(learner: Learner, steps: int) -> optax.GradientTransformation:
@@ -58,13 +62,28 @@ def parts(state: State) -> dict[str, PyTree]:
     """The state as a checkpoint keeps it: the weights apart, so that they can be read without the rest."""
     return {
         "weights": state.weights,
-        "rest": {name: vars(state)[name] for name in ("step", "opt", "memory", "skipped", "average")},
+        "rest": {name: vars(state)[name] for name in ("step", "opt", "memory", "skipped", "average", "projection")},
     }
 
 
 def whole(parts: dict[str, PyTree]) -> State:
     """The state again."""
     return State(weights=parts["weights"], **parts["rest"])
+
+
+def moving(state: State) -> PyTree:
+    """What the optimizer moves: the model, and where one is learned the projection beside it."""
+    return _together(state.weights.model, state.projection)
+
+
+def apart(params: PyTree) -> tuple[Llama4, nnx.Param | None]:
+    """Model and projection again."""
+    return params if isinstance(params, tuple) else (params, None)
+
+
+def _together(model: Llama4, projection: nnx.Param | None) -> Any:
+    # Without a projection a checkpoint's moments have the names of the parameters and no other.
+    return model if projection is None else (model, projection)
 
 
 def _unbiased(model: Llama4, biased: bool) -> Weights:
@@ -77,18 +96,20 @@ def _drawn(config: Config, biased: bool, key: Array) -> Weights:
     return _unbiased(Llama4(config, key), biased)
 
 
-def _born(learner: Learner, steps: int, averaged: bool, key: Array) -> State:
-    return _begun(learner, steps, averaged, Llama4(learner.model, key))
+def _born(learner: Learner, steps: int, averaged: bool, inside: Config | None, key: Array) -> State:
+    return _begun(learner, steps, averaged, inside, key, Llama4(learner.model, key))
 
 
-def _begun(learner: Learner, steps: int, averaged: bool, model: Llama4) -> State:
+def _begun(learner: Learner, steps: int, averaged: bool, inside: Config | None, key: Array, model: Llama4) -> State:
     weights = _unbiased(model, learner.router.bias_rate > 0)
-    params: Any = weights.model  # a pytree, which is all that optax asks of parameters
-    opt = optimizer(learner, steps).init(params)
+    projection = born(learner.features, learner.model, inside, jax.random.fold_in(key, 4))  # the model takes 0 to 3
+    opt = optimizer(learner, steps).init(_together(model, projection))
     zero = jnp.zeros((), jnp.int32)
     average = jax.tree.map(jnp.copy, model) if averaged else None
     memory = learner.loss.gate.init()
-    return State(step=zero, weights=weights, opt=opt, memory=memory, skipped=zero, average=average)
+    return State(
+        step=zero, weights=weights, opt=opt, memory=memory, skipped=zero, average=average, projection=projection
+    )
 
 
 def seed_key(seed: int, name: str) -> Array:
@@ -96,9 +117,11 @@ def seed_key(seed: int, name: str) -> Array:
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
 
-def abstract(learner: Learner, steps: int, mesh: jax.sharding.Mesh, averaged: bool = False) -> State:
+def abstract(
+    learner: Learner, steps: int, mesh: jax.sharding.Mesh, averaged: bool = False, inside: Config | None = None
+) -> State:
     """The state's shapes, dtypes and shardings; no memory."""
-    return _placed(jax.eval_shape(lambda: _born(learner, steps, averaged, jax.random.key(0))), mesh)
+    return _placed(jax.eval_shape(lambda: _born(learner, steps, averaged, inside, jax.random.key(0))), mesh)
 
 
 def abstract_weights(config: Config, biased: bool, mesh: jax.sharding.Mesh) -> Weights:
@@ -113,26 +136,45 @@ def _placed(shapes: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
     )
 
 
-def create(learner: Learner, steps: int, mesh: jax.sharding.Mesh, seed: int, averaged: bool = False) -> State:
-    """The state before the first step, born sharded: no device ever holds what it does not keep."""
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract(learner, steps, mesh, averaged))
+def create(
+    learner: Learner,
+    steps: int,
+    mesh: jax.sharding.Mesh,
+    seed: int,
+    averaged: bool = False,
+    inside: Config | None = None,
+) -> State:
+    """The state before the first step, born sharded: no device ever holds what it does not keep.
+
+    Args:
+      averaged: whether a mean of its weights is kept.
+      inside: what the teacher is whose layers its own are compared with.
+    """
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract(learner, steps, mesh, averaged, inside))
     # It runs once: on a CPU the optimizer of machine code takes longer than the drawing.
     quick = {"xla_backend_optimization_level": 0}
-    born = jax.jit(lambda key: _born(learner, steps, averaged, key), out_shardings=places, compiler_options=quick)
-    return born(seed_key(seed, learner.twin or learner.name))
+    begin = jax.jit(
+        lambda key: _born(learner, steps, averaged, inside, key), out_shardings=places, compiler_options=quick
+    )
+    return begin(seed_key(seed, learner.twin or learner.name))
 
 
 def adopt(
-    learner: Learner, steps: int, mesh: jax.sharding.Mesh, model: Llama4, seed: int, averaged: bool = False
+    learner: Learner,
+    steps: int,
+    mesh: jax.sharding.Mesh,
+    seed: int,
+    model: Llama4,
+    averaged: bool = False,
+    inside: Config | None = None,
 ) -> State:
     """The state before the first step of a learner that is made of these weights, which are used up; born sharded."""
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract(learner, steps, mesh, averaged))
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract(learner, steps, mesh, averaged, inside))
 
     def begin(model: Llama4, key: Array) -> State:
-        return _begun(learner, steps, averaged, inherit(model, learner.model, key, learner.keep))
+        return _begun(learner, steps, averaged, inside, key, inherit(model, learner.model, key, learner.keep))
 
     # Buffers of other shapes cannot be used again.
     used = (0,) if model.config == learner.model and learner.keep is None else ()
-    return jax.jit(begin, out_shardings=places, donate_argnums=used)(
-        model, seed_key(seed, learner.twin or learner.name)
-    )
+    key = seed_key(seed, learner.twin or learner.name)
+    return jax.jit(begin, out_shardings=places, donate_argnums=used)(model, key)

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +11,13 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, PyTree
 
 from distill.data.batch import Batch
+from distill.features import compare
 from distill.stage import Learner
-from distill.state import State, Weights, optimizer
-from distill.teacher import LiveTeacher, Teacher
+from distill.state import State, Weights, apart, moving, optimizer
+from distill.teacher import LiveTeacher, Teacher, listen
 from losses import Signal, Tally
 from models.llama4 import Execution, Llama4
+from models.trace import Trace
 
 Metrics = dict[str, Tally]
 
@@ -28,7 +29,8 @@ class Slope:
 
     __no_type_check__ = True  # jax rebuilds it with shapes at its leaves
 
-    gradient: Llama4
+    gradient: PyTree
+    """like what the optimizer moves"""
     metrics: Metrics
     seen: PyTree
     """what the gate wants to remember; None without a teacher"""
@@ -62,9 +64,9 @@ class Step:
         teacher = self.heard(states, teacher)
 
         def slopes(part: Batch) -> tuple[Slope, ...]:
-            signal = teacher.signal(part)
+            signal, inside = listen(teacher, part, any(learner.opens for learner in self.learners))
             return tuple(
-                self.slope(learner, state, None if learner.name == self.beside else signal, part)
+                self.slope(learner, state, None if learner.name == self.beside else signal, part, inside)
                 for learner, state in zip(self.learners, states, strict=True)
             )
 
@@ -80,12 +82,20 @@ class Step:
         weights = state.weights if state.average is None else Weights(state.average, state.weights.bias)
         return LiveTeacher(weights, self.execution)
 
-    def slope(self, learner: Learner, state: State, signal: Signal | None, batch: Batch) -> Slope:
-        """Gradient of a learner's summed loss over one micro-batch [b, t], with its tallies."""
+    def slope(
+        self, learner: Learner, state: State, signal: Signal | None, batch: Batch, inside: Trace | None = None
+    ) -> Slope:
+        """Gradient of a learner's summed loss over one micro-batch [b, t], with its tallies.
 
-        def objective(model: Llama4) -> tuple[Float[Array, ""], tuple[Metrics, PyTree, Float[Array, "l e"]]]:
-            bias, execution = state.weights.bias, self.execution
-            hidden, routing = model(batch.tokens, batch.layout(), bias, execution, batch.images)
+        Args:
+          inside: the teacher's pass, for a learner that is compared with it; without it, it is compared with nothing.
+        """
+
+        def objective(params: PyTree) -> tuple[Float[Array, ""], tuple[Metrics, PyTree, Float[Array, "l e"]]]:
+            model, projection = apart(params)
+            read = (batch.tokens, batch.layout(), state.weights.bias, self.execution, batch.images)
+            trace = model.trace(*read) if learner.opens and inside is not None else None
+            hidden, routing = model(*read) if trace is None else (trace.hidden, trace.routing)
             head = model.head[...].astype(hidden.dtype)
             progress = state.step / self.steps  # counts optimizer steps, however a batch is cut
             steady = self.beside is None or self.average is not None
@@ -93,9 +103,13 @@ class Step:
             tally, metrics, seen = learner.loss(hidden, head, signal, batch.labels, place, progress)
             router = learner.router.loss(routing.counts, routing.probs, routing.z, routing.tokens)
             metrics |= {"router": Tally(jax.lax.stop_gradient(router) * tally.count, tally.count)}
-            return tally.total + tally.count * router, (metrics, seen, routing.counts)
+            total = tally.total + tally.count * router
+            if trace is not None and inside is not None:
+                like, told = compare(learner.features, learner.routing, trace, inside, projection, batch.mask, progress)
+                total, metrics = total + like, metrics | told
+            return total, (metrics, seen, routing.counts)
 
-        gradient, (metrics, seen, load) = jax.grad(objective, has_aux=True)(state.weights.model)
+        gradient, (metrics, seen, load) = jax.grad(objective, has_aux=True)(moving(state))
         return Slope(gradient, metrics, seen, load)
 
     def update(self, learner: Learner, state: State, slope: Slope) -> tuple[State, Metrics]:
@@ -106,15 +120,16 @@ class Step:
         count = slope.metrics["loss"].count
         gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), slope.gradient)
         norm = optax.tree.norm(gradient)
-        weights = state.weights
-        params: Any = weights.model  # a pytree, which is all that optax asks of parameters
+        weights, params = state.weights, moving(state)
         updates, opt = optimizer(learner, self.steps).update(gradient, state.opt, params)
         finite = jnp.isfinite(slope.metrics["loss"].total + norm + optax.tree.norm(updates))
         bias = None if weights.bias is None else _rebalanced(learner, weights.bias, slope.load)
-        model: Any = optax.apply_updates(params, updates)
+        model, projection = apart(optax.apply_updates(params, updates))
         memory = state.memory if slope.seen is None else learner.loss.gate.update(state.memory, slope.seen)
         average = None if state.average is None else self.averaged(state.average, model, state.step)
-        moved = dataclasses.replace(state, weights=Weights(model, bias), opt=opt, memory=memory, average=average)
+        moved = dataclasses.replace(
+            state, weights=Weights(model, bias), opt=opt, memory=memory, average=average, projection=projection
+        )
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         after = dataclasses.replace(kept, step=state.step + 1, skipped=jnp.where(finite, 0, state.skipped + 1))
         metrics = slope.metrics | _health(slope.load) | {"grad_norm": _one(norm), "skipped": _one(after.skipped)}

@@ -10,6 +10,7 @@ from distill.data.batch import Batch
 from distill.state import Weights
 from losses import Projected, Signal
 from models.llama4 import Execution
+from models.trace import Trace
 
 
 @runtime_checkable
@@ -19,6 +20,31 @@ class Teacher(Protocol):
     def signal(self, batch: Batch) -> Signal | None:
         """What it says; None when it has nothing to say and learners follow the labels alone."""
         ...
+
+
+@runtime_checkable
+class Open(Teacher, Protocol):
+    """A teacher whose layers can be seen."""
+
+    def open(self, batch: Batch) -> tuple[Signal, Trace]:
+        """What it says, and the pass in which it found it, both without gradient."""
+        ...
+
+
+def listen(teacher: Teacher, batch: Batch, inside: bool) -> tuple[Signal | None, Trace | None]:
+    """What a teacher says of a batch and, if asked, its inside: from one pass.
+
+    Raises:
+      ValueError: its inside is not to be had.
+    """
+    if not inside:
+        return teacher.signal(batch), None
+    if not isinstance(teacher, Open):
+        raise ValueError(
+            f"a {type(teacher).__name__} hands over no hidden states, and a learner's features or routing asks for "
+            "them; a LiveTeacher does"
+        )
+    return teacher.open(batch)
 
 
 @jax.tree_util.register_dataclass
@@ -65,3 +91,10 @@ class LiveTeacher:
         weights = self.weights
         hidden, _ = weights.model(batch.tokens, batch.layout(), weights.bias, self.execution, batch.images)
         return jax.lax.stop_gradient(Projected(hidden, weights.model.head[...].astype(hidden.dtype)))
+
+    def open(self, batch: Batch) -> tuple[Projected, Trace]:
+        """What `signal` says, and all layers' states of that same pass: memory of its depth times [b t d]."""
+        weights = self.weights
+        trace = weights.model.trace(batch.tokens, batch.layout(), weights.bias, self.execution, batch.images)
+        projected = Projected(trace.hidden, weights.model.head[...].astype(trace.hidden.dtype))
+        return jax.lax.stop_gradient((projected, trace))

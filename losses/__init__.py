@@ -22,6 +22,7 @@ from losses.ensemble import Corrected, Ensemble
 from losses.evidence import Brier, Evidence, LogScore, Motion
 from losses.gate import WSLD, Balance, Gap, Gate, Look, NoGate, Place, TeacherConfidence, TeacherGold
 from losses.hard import CrossEntropy, Hard
+from losses.hidden import Angle, Hidden, RouterMatch, Squared
 from losses.lens import Clear, Lens, PutRight, Top
 from losses.router import RouterHealth
 from losses.schedule import WSD, Constant, Cosine, Linear, Schedule
@@ -34,6 +35,7 @@ from losses.tally import Tally
 __all__ = [
     "AdaptiveKL",
     "AlphaBeta",
+    "Angle",
     "Balance",
     "Batch",
     "Belief",
@@ -53,6 +55,7 @@ __all__ = [
     "Gap",
     "Gate",
     "Hard",
+    "Hidden",
     "JensenShannon",
     "Lens",
     "Linear",
@@ -65,6 +68,7 @@ __all__ = [
     "PutRight",
     "ReverseKL",
     "RouterHealth",
+    "RouterMatch",
     "Sampled",
     "Schedule",
     "Segment",
@@ -74,6 +78,7 @@ __all__ = [
     "Signal",
     "SkewKL",
     "SkewReverseKL",
+    "Squared",
     "Tally",
     "TeacherConfidence",
     "TeacherGold",

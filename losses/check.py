@@ -34,6 +34,7 @@ FIXED = {
     "padded vocabulary": invariants.padded_vocabulary,
     "the teacher matters": invariants.teacher_matters,
     "bounded near the teacher": invariants.balanced,
+    "logits in bfloat16": invariants.narrow,
 }
 WHOLE = FIXED | {"gradient is the slope": invariants.finite_differences}
 DIVERGENCE = {
@@ -46,6 +47,7 @@ DIVERGENCE = {
     "float32 sums": properties.small_values,
     "excluded tokens": properties.excluded,
 }
+PIECES = {"pieces": properties.pieces}
 GATE = {
     "bounded, finite, float32": properties.bounded,
     "documents kept apart": properties.documents,
@@ -67,7 +69,8 @@ def check(subject: Any) -> dict[str, float]:
         detached = getattr(subject, "detached", False)
         return _ask(DIVERGENCE, subject) | _ask(FIXED if detached else WHOLE, invariants.of_loss(plain))
     if count == 6:
-        return _ask(FIXED if getattr(subject, "detached", False) else WHOLE, invariants.of_loss(subject))
+        detached = getattr(subject, "detached", False)
+        return _ask(PIECES, subject) | _ask(FIXED if detached else WHOLE, invariants.of_loss(subject))
     if count == 4:
         return _ask(WHOLE, invariants.of_function(subject))
     raise ValueError(

@@ -1,5 +1,6 @@
 """What must hold of a divergence and of a gate by itself; as in `losses.invariants`, numbers that should be near 0."""
 
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from losses.distill import Distill
 from losses.divergence import ForwardKL, ReverseKL
 from losses.gate import Gate, Look, Place
-from losses.invariants import LABELS, MASK, SEGMENTS, STUDENT, TEACHER, B, T, V, apart
+from losses.invariants import LABELS, MASK, ROWS, SEGMENTS, STUDENT, TEACHER, B, T, V, apart, mean, of_loss, slope
 from losses.signal import Belief, Dense, Signal
 from losses.sparse import top_k
 
@@ -51,15 +52,20 @@ def temperature(divergence: Any) -> float:
 
 
 def direction(divergence: Any) -> float:
-    """One with a field `beta` tends to the forward KL's gradient near 0, and to the reverse KL's near 1."""
-    if not (is_dataclass(divergence) and "beta" in {field.name for field in fields(divergence)}):
+    """One with a field `beta` tends to the forward KL's gradient near 0, and to the reverse KL's near 1.
+
+    It does not jump to it: at an end, if it takes one, it is what it is beside it.
+    """
+    if not _has(divergence, "beta"):
         return 0.0
     dense, worst = Dense(jnp.asarray(TEACHER)), 0.0
-    for beta, like in ((0.01, ForwardKL()), (0.99, ReverseKL())):
-        got = value_and_slope(replace(divergence, beta=beta), dense, STUDENT)[1]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    for end, near, like in ((0.0, 0.01, ForwardKL()), (1.0, 0.99, ReverseKL())):
+        beside, got = value_and_slope(replace(divergence, beta=near), dense, STUDENT)
         want = value_and_slope(like, dense, STUDENT)[1]
         cosine = float((got * want).sum() / (np.linalg.norm(got) * np.linalg.norm(want) + 1e-30))
         worst = max(worst, 1.0 - cosine - 0.05)
+        with suppress(ValueError):  # one that refuses its ends has no jump there
+            worst = max(worst, apart(value_and_slope(replace(divergence, beta=end), dense, STUDENT)[0], beside) - 0.2)
     return worst
 
 
@@ -164,6 +170,21 @@ def reaches(gate: Gate) -> float:
         )
         found.append(run(rows["hidden"]))
     return max(apart(found[0][0], found[1][0]), apart(found[0][1], found[1][1]))
+
+
+def pieces(loss: Any) -> float:
+    """Taken by pieces of the time axis it is what it is at once: value and gradient of one with a field `chunk`."""
+    if not _has(loss, "chunk"):
+        return 0.0
+    whole, worst = of_loss(replace(loss, chunk=None)), 0.0
+    for chunk in (1, 5):
+        cut = of_loss(replace(loss, chunk=chunk))
+        worst = max(worst, apart(mean(whole, ROWS), mean(cut, ROWS)), apart(slope(whole, ROWS), slope(cut, ROWS)))
+    return worst
+
+
+def _has(subject: Any, name: str) -> bool:
+    return is_dataclass(subject) and name in {field.name for field in fields(subject)}
 
 
 def _top(k: int):

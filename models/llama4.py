@@ -1,6 +1,7 @@
 """Llama4: the decoder of text and images. Pre-norm blocks, iRoPE attention, shared and routed experts, scanned."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from models.config import Config
 from models.layers import RMSNorm, Rotation, SwiGLU, cast, contract, draw, output_std
 from models.layout import Layout
 from models.moe import Dispatch, MoE, Routing, suited
+from models.trace import Trace
 from models.vision import VisionEncoder, fuse
 
 
@@ -63,10 +65,10 @@ class Block(nnx.Module):
         rotation: Rotation,
         bias: Float[Array, " e"] | None,
         dispatch: Dispatch,
-    ) -> tuple[Float[Array, "b t d"], Routing | None]:
-        """Adds this layer to the stream x; dense layers route nothing."""
-        x = x + self.attention(self.attention_norm(x), rope, layout, rotation)
-        return self.feed(x, layout.valid, bias, dispatch)
+    ) -> tuple[Float[Array, "b t d"], Routing | None, Float[Array, "b t d"]]:
+        """The stream x with this layer added, its routing (of a dense layer None), and what its feed-forward read."""
+        between = x + self.attention(self.attention_norm(x), rope, layout, rotation)
+        return *self.feed(between, layout.valid, bias, dispatch), between
 
     def feed(
         self, x: Float[Array, "b t d"], valid: Bool[Array, "b t"], bias: Float[Array, " e"] | None, dispatch: Dispatch
@@ -95,16 +97,22 @@ class Period(nnx.Module):
         rotation: Rotation,
         bias: Float[Array, "m e"] | None,
         dispatch: Dispatch,
-    ) -> tuple[Float[Array, "b t d"], list[Routing], list[Float[Array, "b t d"]]]:
-        """The stream after these layers, the routing of their MoE layers, and the stream before each layer."""
-        routings, inputs = [], []
+    ) -> tuple[list[Float[Array, "b t d"]], list[Routing], list[Float[Array, "b t d"]]]:
+        """The stream after each of these layers, the routing of those with experts, and what each feed-forward read."""
+        states, routings, betweens = [], [], []
         for layer, block in zip(self.pattern, self.blocks, strict=True):
-            inputs.append(x)
             own_bias = bias[len(routings)] if layer.moe and bias is not None else None
-            x, routing = block(x, layer.rope, layout, rotation, own_bias, dispatch)
+            x, routing, between = block(x, layer.rope, layout, rotation, own_bias, dispatch)
+            states.append(x)
+            betweens.append(between)
             if routing is not None:
                 routings.append(routing)
-        return x, routings, inputs
+        return states, routings, betweens
+
+    def routers(self, betweens: list[Float[Array, "b t d"]]) -> list[Float[Array, "b t e"]]:
+        """What the routers of these layers say of what the feed-forwards read: logits."""
+        layers = [(one.feed_forward, one.feed_forward_norm(x)) for one, x in zip(self.blocks, betweens, strict=True)]
+        return [forward.logits(x) for forward, x in layers if isinstance(forward, MoE)]
 
 
 class Llama4(nnx.Module):
@@ -155,7 +163,7 @@ class Llama4(nnx.Module):
             ValueError: the row is longer than max_positions, or layout or bias is of another shape; there are
                 images but no vision tower.
         """
-        hidden, routing, _ = self._run(tokens, layout, bias, execution, images)
+        hidden, routing, *_ = self._run(tokens, layout, bias, execution, images)
         return hidden, routing
 
     def trace(
@@ -165,13 +173,13 @@ class Llama4(nnx.Module):
         bias: Float[Array, "p m e"] | None = None,
         execution: Execution = Execution(),  # noqa: B008 (frozen)
         images: Float[Array, "b i c y x"] | None = None,
-    ) -> Float[Array, "l1 b t d"]:
-        """The input of every layer, then the hidden states after the final norm: layers + 1 of them.
-
-        The first is the embeddings; the order of transformers' `hidden_states`.
-        """
-        hidden, _, inputs = self._run(tokens, layout, bias, execution, images, keep=True)
-        return jnp.concatenate([rearrange(inputs, "m p b t d -> (p m) b t d"), hidden[None]])
+    ) -> Trace:
+        """What a call returns, from the same single pass, and what lies on the way there: every layer's states."""
+        hidden, routing, (states, routers), x = self._run(tokens, layout, bias, execution, images, keep=True)
+        stream = jnp.concatenate([x[None], rearrange(states, "m p b t d -> (p m) b t d")])
+        shape = (0, *tokens.shape, self.config.experts)
+        logits = rearrange(routers, "m p b t e -> (p m) b t e") if routers else jnp.zeros(shape)
+        return Trace(hidden, routing, stream, logits)
 
     def logits(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
         """Scores of the next token, float32; the product is in the dtype of hidden."""
@@ -205,24 +213,24 @@ class Llama4(nnx.Module):
         execution: Execution,
         images: Float[Array, "b i c y x"] | None,
         keep: bool = False,
-    ) -> tuple[Float[Array, "b t d"], Routing, list[Float[Array, "p b t d"]]]:
+    ) -> tuple[Float[Array, "b t d"], Routing, tuple[list[Array], list[Array]], Float[Array, "b t d"]]:
         layout = Layout.dense(*tokens.shape) if layout is None else layout
         self._check(tokens, layout, bias)
         rotation = Rotation.at(layout.positions, self.config)
         dispatch = suited() if execution.dispatch is None else execution.dispatch
 
-        def step(x: Array, each: tuple[Period, Array | None]) -> tuple[Array, tuple[list[Routing], list[Array]]]:
-            period, own_bias = each
-            x, routings, inputs = cast(period, execution.dtype)(x, layout, rotation, own_bias, dispatch)
-            return x, (routings, inputs if keep else [])
+        def step(x: Array, each: tuple[Period, Array | None]) -> tuple[Array, Any]:
+            period, own_bias = cast(each[0], execution.dtype), each[1]
+            states, routings, betweens = period(x, layout, rotation, own_bias, dispatch)
+            return states[-1], (routings, (states, period.routers(betweens)) if keep else ([], []))
 
         if execution.remat:
             # Inside a scan nothing merges the second computation with the first; unrolled whole, there is no scan.
             step = jax.checkpoint(step, prevent_cse=execution.unroll >= self.config.periods)
         features = None if images is None else self.look(images, execution)
         x = self.read(tokens, layout, execution, features)
-        x, (routings, inputs) = jax.lax.scan(step, x, (self.periods, bias), unroll=execution.unroll)
-        return self.norm(x), in_order(routings, self.config.experts), inputs
+        last, (routings, kept) = jax.lax.scan(step, x, (self.periods, bias), unroll=execution.unroll)
+        return self.norm(last), in_order(routings, self.config.experts), kept, x
 
     def _check(self, tokens: Int[Array, "b t"], layout: Layout, bias: Float[Array, "p m e"] | None) -> None:
         config = self.config

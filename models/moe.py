@@ -102,7 +102,7 @@ class MoE(nnx.Module):
             y, of the shape and dtype of x, and what the router did.
         """
         flat, real = rearrange(x, "b t d -> (b t) d"), rearrange(valid, "b t -> (b t)")
-        logits = jnp.einsum("nd,de->ne", flat.astype(jnp.float32), self.router[...].astype(jnp.float32))
+        logits = self.logits(flat)
         ids = select(logits, bias, self.top_k)
         chosen = ids[..., None] == jnp.arange(logits.shape[1])
         # A sum over a mask, not a gather: its gradient is a mask again, where a gather's is a slow scatter.
@@ -111,6 +111,10 @@ class MoE(nnx.Module):
         routed = self.experts(flat, jnp.where(real[:, None], ids, logits.shape[1]), scores, dispatch)
         y = self.shared(x) + rearrange(routed, "(b t) d -> b t d", b=x.shape[0])
         return y, tally(logits, chosen, real)
+
+    def logits(self, x: Float[Array, "*n d"]) -> Float[Array, "*n e"]:
+        """What the router says of each token of the normalised stream, float32."""
+        return jnp.einsum("...d,de->...e", x.astype(jnp.float32), self.router[...].astype(jnp.float32))
 
 
 def select(logits: Float[Array, "n e"], bias: Float[Array, " e"] | None, top_k: int) -> Int[Array, "n r"]:

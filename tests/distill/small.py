@@ -16,7 +16,7 @@ from distill.state import State, create
 from distill.step import Step
 from distill.teacher import LiveTeacher, Silent
 from losses import Distill, Evidence, RouterHealth, Window
-from models.config import SCOUT_PICO, Layer, tiny
+from models.config import SCOUT_PICO, Config, Layer, tiny
 from models.llama4 import Execution
 
 MOE = replace(tiny(SCOUT_PICO), pattern=(Layer(rope=True, moe=True), Layer(rope=False, moe=False)), layers=2, vocab=64)
@@ -50,9 +50,9 @@ def batch(seed: int = 0, parts: int = 1, rows: int = 8, length: int = 16) -> Bat
     return jax.tree.map(lambda x: rearrange(x, "(a b) t -> a b t", a=parts), whole)
 
 
-def teacher(seed: int = 7, mesh: Mesh | None = None) -> LiveTeacher:
+def teacher(seed: int = 7, mesh: Mesh | None = None, config: Config = WIDE) -> LiveTeacher:
     """A teacher of another architecture, of the same vocabulary."""
-    one = learner("teacher", model=WIDE)
+    one = learner("teacher", model=config)
     return LiveTeacher(create(one, 1, (mesh or Mesh()).build(), seed).weights, Execution())
 
 

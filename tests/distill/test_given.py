@@ -69,7 +69,7 @@ def newborn(one, path):
     """The state that the run's learner begins with."""
     with Metrics(path) as metrics:
         room = Room(one, Run(path), metrics, Ceiling(1.0), threading.Event(), True)
-        return room.newborn(one.stages[0].learners[0], 2)
+        return room.newborn(one.stages[0].learners[0], one.stages[0])
 
 
 def test_a_learner_that_starts_from_its_teacher_agrees_with_it_at_first(run):

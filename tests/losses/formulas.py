@@ -70,3 +70,38 @@ def todi(p, q):
     """The value, and the weights that carry no gradient."""
     w = 1 / (1 + np.exp(np.clip(q - p, -700, 700)))
     return (w * np.exp(p) * (p - q) + (1 - w) * np.exp(q) * (q - p)).sum(), w
+
+
+def unit(x):
+    """A state by its root mean square, with the millionth that keeps a state of zeros."""
+    return x / np.sqrt((x**2).mean() + 1e-6)
+
+
+def squared(u, v):
+    return ((u - v) ** 2).mean()
+
+
+def angle(u, v):
+    return 1 - (unit(u) * v).mean()
+
+
+def hidden(distance, student, teacher, maps, mask):
+    """Mean over pairs and positions that count."""
+    values = [
+        distance(unit(student[n][b, t]) @ maps[n], unit(teacher[n][b, t]))
+        for n in range(len(maps))
+        for b, t in zip(*np.nonzero(mask), strict=True)
+    ]
+    return np.mean(values)
+
+
+def routing(student, teacher, mask):
+    """Mean over layers and positions that count of the KL of softmaxes."""
+    places = list(zip(*np.nonzero(mask), strict=True))
+    return np.mean(
+        [
+            kl(log_softmax(p[b, t]), log_softmax(q[b, t]))
+            for p, q in zip(teacher, student, strict=True)
+            for b, t in places
+        ]
+    )

@@ -61,6 +61,7 @@ def test_a_gate_that_pools_over_rows_or_batches_breaks_what_it_must_and_no_more(
 
 def on_mean(student, teacher, labels, mask, hard_logits=None, weights=None):
     """Half forward KL, half cross-entropy: the mean that the plain mistakes below are variations of."""
+    student, teacher = student.astype(jnp.float32), teacher.astype(jnp.float32)
     p, q = jax.nn.log_softmax(teacher), jax.nn.log_softmax(student)
     p = jnp.maximum(p, -1e30)
     soft = jnp.sum(jnp.exp(p) * (p - jnp.maximum(q, -1e30)), axis=-1)
@@ -96,6 +97,14 @@ def runaway(student, teacher, labels, mask):
     soft = jnp.sum(jnp.where(mask, jnp.sum(jnp.exp(p) * (p - q), axis=-1), 0.0))
     hard = -jnp.sum(jnp.where(mask, jnp.take_along_axis(q, labels[..., None], axis=-1)[..., 0], 0.0))
     return (jax.lax.stop_gradient(hard / soft) * soft + hard) / jnp.sum(mask)
+
+
+def in_bfloat16(student, teacher, labels, mask):
+    """Normalises and adds up in the dtype of the logits (EasyDeL)."""
+    p, q = jax.nn.log_softmax(teacher), jax.nn.log_softmax(student)
+    soft = jnp.sum(jnp.exp(p) * (jnp.maximum(p, -1e30) - jnp.maximum(q, -1e30)), axis=-1)
+    hard = -jnp.take_along_axis(q, jnp.where(mask, labels, 0)[..., None], axis=-1)[..., 0]
+    return jnp.sum(jnp.where(mask, 0.5 * soft + 0.5 * hard, 0.0)) / jnp.sum(mask)
 
 
 class MeanOfMeans:
@@ -152,6 +161,29 @@ class Backwards:
 
     def __call__(self, signal, logits, temperature):
         return replace(JensenShannon(), beta=1.0 - self.beta)(signal, logits, temperature)
+
+
+@dataclass(frozen=True)
+class Jumping:
+    """The Jensen-Shannon divergence that becomes the forward KL at beta = 0, at once (TRL)."""
+
+    beta: float = 0.5
+
+    def __call__(self, signal, logits, temperature):
+        ends = {0.0: ForwardKL(), 1.0: ReverseKL()}
+        return (ends.get(self.beta) or JensenShannon(beta=self.beta))(signal, logits, temperature)
+
+
+@dataclass(frozen=True)
+class ByPiece:
+    """Sums over whole pieces, so that what is left at the end is forgotten."""
+
+    chunk: int | None = None
+
+    def __call__(self, hidden, head, signal, labels, place, progress):
+        kept = hidden.shape[1] // (self.chunk or 1) * (self.chunk or 1)
+        place = replace(place, mask=place.mask & (jnp.arange(hidden.shape[1]) < kept))
+        return Distill(gate=NoGate(), chunk=None)(hidden, head, signal, labels, place, progress)
 
 
 @dataclass(frozen=True)
@@ -212,6 +244,9 @@ PLANTED = [
     (CutTop(), "positive where they do not"),
     (Unscaled(), "temperature squared"),
     (Backwards(), "ends and direction"),
+    (Jumping(), "ends and direction"),
+    (ByPiece(), "pieces"),
+    (in_bfloat16, "logits in bfloat16"),
     (Narrow(), "float32 sums"),
     (Trapped(), "excluded tokens"),
     (Leaky(), "documents kept apart"),

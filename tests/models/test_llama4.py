@@ -71,11 +71,24 @@ def test_padding_has_exactly_zero_gradient(model, tokens):
     np.testing.assert_array_equal(jnp.any(slope.embed[...] != 0, axis=1)[tokens[0]], np.arange(12) >= 5)
 
 
-def test_a_trace_goes_from_the_embeddings_to_the_output(model, tokens):
+@pytest.mark.parametrize("execution", [PLAIN, replace(PLAIN, remat=True), replace(PLAIN, dtype="bfloat16")])
+def test_a_trace_goes_from_the_embeddings_to_the_output(model, tokens, execution):
+    trace = jax.jit(lambda model: model.trace(tokens, execution=execution))(model)
+    assert trace.stream.shape == (TOY.layers + 1, 2, 12, TOY.width)
+    np.testing.assert_array_equal(trace.stream[0], model.embed[...][tokens].astype(execution.dtype))
+    hidden, routing = run(model, tokens, execution=execution)
+    close = {"atol": 1e-5 if execution.dtype == "float32" else 0.1}
+    np.testing.assert_allclose(model.norm(trace.stream[-1].astype(jnp.float32)), trace.hidden, **close)
+    np.testing.assert_allclose(trace.hidden, hidden, **close)
+    np.testing.assert_allclose(trace.routing.probs, routing.probs, **close)
+
+
+def test_a_trace_has_what_every_router_said_of_every_token(model, tokens):
     trace = jax.jit(lambda model: model.trace(tokens, execution=PLAIN))(model)
-    assert trace.shape == (TOY.layers + 1, 2, 12, TOY.width)
-    np.testing.assert_array_equal(trace[0], model.embed[...][tokens])
-    np.testing.assert_allclose(trace[-1], run(model, tokens)[0], atol=1e-6)
+    assert trace.routers.shape == (4, 2, 12, TOY.experts) and trace.routers.dtype == jnp.float32
+    np.testing.assert_allclose(jax.nn.softmax(trace.routers).sum((1, 2)), trace.routing.probs, rtol=1e-5)
+    dense = replace(TOY, pattern=(Layer(rope=True, moe=False),))
+    assert Llama4(dense, jax.random.key(0)).trace(tokens, execution=PLAIN).routers.shape == (0, 2, 12, TOY.experts)
 
 
 def test_routing_counts_every_choice_of_every_moe_layer(model, tokens):
