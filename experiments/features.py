@@ -35,7 +35,7 @@ class Arm:
 
     kind: str
     weight: float = 0.0
-    rate: float = 6e-3
+    rate: float = 1.2e-2
 
     def terms(self) -> dict[str, Hidden | RouterMatch]:
         """The learner's fields."""
