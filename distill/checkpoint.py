@@ -177,6 +177,21 @@ class Checkpoints:
             "stage from its start"
         )
 
+    def fingerprints(self, item: str, step: int | None = None) -> dict[str, str]:
+        """Of the arrays of an item ("behemoth.weights") by name, at a step or the newest; no array is read.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint.
+            ValueError: its manifest is damaged, or it has no such item.
+        """
+        steps = self.steps()
+        if not steps or step is not None and step not in steps:
+            raise FileNotFoundError(f"there is no such checkpoint in {self.folder} (found steps {steps})")
+        items = self._manifest(steps[-1] if step is None else step)["items"]
+        if item not in items:
+            raise ValueError(f"{self.folder} holds {sorted(items)}, not {item!r}; name a learner that it holds")
+        return {name: value for name, (_, value) in items[item].items()}
+
     def _manifest(self, step: int) -> dict[str, Any]:
         found = self._manager.restore(step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore()))["manifest"]
         manifests.check_whole(found)

@@ -1,5 +1,7 @@
 """Fingerprints of arrays: what a checkpoint is checked against when it is read back."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +30,12 @@ def fingerprint(leaves: Mapping[str, Any]) -> dict[str, str]:
         for name, value in zip(names, _sums(tuple(leaves[name] for name in names)), strict=True):
             sums[name] = f"{int(value):08x}"
     return {name: sums[name] for name in leaves}
+
+
+def identify(config: Any, weights: Mapping[str, str]) -> str:
+    """12 hex digits that change with a model's configuration or with the fingerprint of one of its arrays."""
+    found = {"config": repr(config), "weights": dict(weights)}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @jax.jit

@@ -10,8 +10,9 @@ from distill.data.batch import Batch
 from distill.data.loader import Batches, Loader
 from distill.experiment import Experiment
 from distill.room import Room
+from distill.rows import Rows, stored_batches
 from distill.stage import Stage
-from distill.stored import Rows, Store, identify, stored_batches
+from distill.stored import Store
 
 
 def stage_loader(experiment: Experiment, stage: Stage) -> Loader:
@@ -36,7 +37,9 @@ def stage_batches(room: Room, stage: Stage) -> Batches:
     rows.about.check(
         tokenizer=experiment.tokenizer.fingerprint,
         data=experiment.corpus.manifest().sha256,
-        teacher=identify(room.teacher_weights(stage.teacher or "")),
+        teacher=room.identity(stage.teacher or ""),
+        change=repr(stage.change),
+        temperature=1.0,
     )
     form = rows.about.form
     if form.length != stage.length or len(rows) < stage.steps * stage.rows:

@@ -12,7 +12,7 @@ from distill.run import Run
 from distill.stage import Learner, Stage
 from distill.state import State, Weights, adopt, create
 from distill.teacher import LiveTeacher, Silent
-from distill.trained import read_weights
+from distill.trained import identity, read_weights
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,14 @@ class Room:
         if given:
             self.held[key] = found
         return found
+
+    def identity(self, name: str) -> str:
+        """Fingerprint of the teacher of this name, by which a store knows it; its weights are not read."""
+        given = self.experiment.given_of(name)
+        if given is not None:
+            return given.fingerprint
+        stage = self.experiment.stage_of(name)
+        return identity(self.run.path, stage.name, name, stage.steps)
 
     def newborn(self, learner: Learner, stage: Stage) -> State:
         """A learner's state before its first step: drawn by the seed, or made of the weights that it starts from."""

@@ -22,18 +22,21 @@ import numpy as np
 from jaxtyping import Array
 
 from distill.data.batch import Batch
-from distill.data.loader import Loader
 from distill.experiment import Experiment
 from distill.manifest import with_tuples
 from distill.progress import Progress
 from distill.reading import put, stage_loader
+from distill.rows import Rows
 from distill.stage import Stage
 from distill.state import Weights
-from distill.stored import About, Rows, Store, identify
+from distill.stored import About, Store
 from distill.targets import Form
 from distill.teacher import LiveTeacher
-from distill.trained import load_weights
+from distill.trained import identity, load_weights
 from losses import Sampled, TopK
+
+ALIKE = 0.01
+"""share of draws that another machine's rounding may move to a neighbouring token"""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Capture:
 
     experiment: Experiment
     stage: Stage
+    teacher: str
+    """fingerprint of the teacher's weights and configuration: `Room.identity`, `distill.trained.identity`"""
     weights: Weights
     form: Form
     shard: int = 50
@@ -50,10 +55,11 @@ class Capture:
     def about(self, processes: int = 1) -> About:
         """What its store says of itself."""
         return About(
-            teacher=identify(self.weights),
+            teacher=self.teacher,
             tokenizer=self.experiment.tokenizer.fingerprint,
             data=self.experiment.corpus.manifest().sha256,
             order=describe_order(self.experiment, self.stage),
+            change=repr(self.stage.change),
             form=self.form,
             rows=self.stage.rows,
             batches=self.stage.steps,
@@ -62,14 +68,20 @@ class Capture:
         )
 
     def run(self, store: Store, process: int = 0, processes: int = 1, quiet: bool = False) -> None:
-        """Writes what is missing of this process's rows."""
-        store.begin(self.about(processes))
-        done = store.shards(process)
-        batches = self._loader().batches(self.experiment.corpus, process, processes)
+        """Writes what is missing of this process's rows.
+
+        Raises:
+            ValueError: the folder is another store or none, or another process writes this part.
+        """
+        with store.writing(self.about(processes), process):
+            self._go_on(store, process, processes, quiet)
+
+    def _go_on(self, store: Store, process: int, processes: int, quiet: bool) -> None:
+        done, share = store.shards(process), self.stage.rows // processes
+        batches = stage_loader(self.experiment, self.stage).batches(self.experiment.corpus, process, processes)
         if done:
             batches.set_state(with_tuples(done[-1].state))
         start, ask = sum(shard.batches for shard in done), self.asker()
-        share = self.stage.rows // processes
         records: list[bytes] = []
         with Progress(self.stage.steps, "capture", start, quiet=quiet) as bar:
             for number in range(start, self.stage.steps):
@@ -78,51 +90,57 @@ class Capture:
                     self.form.pack(row)
                     for row in self.form.rows(batch, ask(batch, number * self.stage.rows + process * share))
                 ]
-                bar.update(number + 1, tokens=self.stage.rows * self.stage.length)
+                bar.update(number + 1, tokens=share * self.stage.length)
                 if (number + 1) % self.shard == 0 or number + 1 == self.stage.steps:
                     size = number + 1 - number // self.shard * self.shard
                     store.write(process, number // self.shard, records, size, batches.get_state())
                     records = []
 
-    def asker(self) -> Callable:
+    def asker(self) -> Callable[[Batch, int], TopK | Sampled]:
         """What the teacher says of a host batch: a function of the batch and of the number of its first row."""
-        teacher = LiveTeacher(self.weights, self.experiment.execution)
-        mesh = self.experiment.mesh.build()
-
-        @jax.jit
-        def ask(teacher: LiveTeacher, batch: Batch, first: Array) -> TopK | Sampled:
-            whole = jax.tree.map(lambda x: x[0], batch)
-            rows = first + jnp.arange(whole.tokens.shape[0])
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.experiment.seed), rows)
-            return self.form.coarsen(teacher.signal(whole), whole, keys)
-
-        return lambda batch, first: ask(teacher, put(batch, 1, mesh), jnp.int32(first))
+        teacher, mesh = LiveTeacher(self.weights, self.experiment.execution), self.experiment.mesh.build()
+        return lambda batch, first: _ask(
+            teacher, put(batch, 1, mesh), jnp.int32(first), form=self.form, seed=self.experiment.seed
+        )
 
     def verify(self, store: Store, count: int = 4) -> float:
-        """Largest difference of a stored log-probability from one made anew, over some batches; probabilities.
+        """Holds every shard against its checksum, and some batches against the teacher, asked anew.
+
+        Returns the largest difference of a probability (`Form.distance`).
 
         Raises:
-            ValueError: the store is another's, or what it holds is not what this teacher says.
+            ValueError: the store is another's, is damaged, or holds what this teacher does not say.
         """
-        rows, ask = Rows(store), self.asker()
+        rows, ask, mesh = Rows(store), self.asker(), self.experiment.mesh.build()
         store.about.check(**vars(self.about(store.about.processes)))
-        worst = 0.0
+        rows.check()
+        teacher, worst = LiveTeacher(self.weights, self.experiment.execution), 0.0
         for number in np.linspace(0, self.stage.steps - 1, count).astype(int):
             first = int(number) * store.about.rows
             stored = self.form.batch([rows[first + row] for row in range(store.about.rows)])
-            fresh = ask(replace(stored, targets=None), first)
-            if self.form.kind == "top_k":
-                both = (np.exp(np.asarray(x.rest)) for x in (stored.targets, fresh))
-                worst = max(worst, float(np.abs(np.subtract(*both)).max()))
-            both = (np.sort(np.exp(np.asarray(x.log_probs)), axis=-1) for x in (stored.targets, fresh))
-            worst = max(worst, float(np.abs(np.subtract(*both)).max()))
+            worst = max(worst, float(_compare(teacher, put(stored, 1, mesh), form=self.form)))
+            if self.form.kind == "sampled":
+                drawn = np.asarray(ask(replace(stored, targets=None), first).ids)
+                other = float(np.mean(drawn != stored.targets.ids))  # pyright: ignore[reportOptionalMemberAccess]
+                if other > ALIKE:
+                    raise ValueError(f"{other:.1%} of the draws are not those of this seed; at most {ALIKE:.0%} may be")
         allowed = 2e-3 if self.form.dtype == "float16" else 1e-4
         if worst > allowed:
             raise ValueError(f"a stored probability is {worst:.2g} from what the teacher says; at most {allowed:g} is")
         return worst
 
-    def _loader(self) -> Loader:
-        return stage_loader(self.experiment, self.stage)
+
+@partial(jax.jit, static_argnames=("form", "seed"))
+def _ask(teacher: LiveTeacher, batch: Batch, first: Array, form: Form, seed: int) -> TopK | Sampled:
+    whole = jax.tree.map(lambda x: x[0], batch)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), first + jnp.arange(whole.tokens.shape[0]))
+    return form.coarsen(teacher.signal(whole), whole, keys)
+
+
+@partial(jax.jit, static_argnames=("form",))
+def _compare(teacher: LiveTeacher, batch: Batch, form: Form) -> Array:
+    whole = jax.tree.map(lambda x: x[0], batch)
+    return form.distance(teacher.signal(whole), whole)
 
 
 def describe_order(experiment: Experiment, stage: Stage) -> str:
@@ -132,7 +150,7 @@ def describe_order(experiment: Experiment, stage: Stage) -> str:
 
 
 def open_capture(
-    file: Path, run: Path, options: tuple[str, ...], stage: str, kind: str, count: int, dtype: str
+    file: Path, run: Path, options: tuple[str, ...], stage: str, kind: str, count: int, dtype: str, shard: int
 ) -> Capture:
     """The capture that the command line asks for.
 
@@ -150,12 +168,13 @@ def open_capture(
         raise ValueError(f"stage {stage!r} has images, and a store keeps text alone")
     given = experiment.given_of(chosen.teacher)
     if given is not None:
-        weights = Weights(*given.teacher(experiment.mesh))
+        teacher, weights = given.fingerprint, Weights(*given.teacher(experiment.mesh))
     else:
-        weights = load_weights(run, experiment.stage_of(chosen.teacher).name, chosen.teacher, experiment.mesh)
+        place = (run, experiment.stage_of(chosen.teacher).name, chosen.teacher)
+        teacher, weights = identity(*place), load_weights(*place, experiment.mesh)
     vocab = weights.model.config.vocab
     form = Form(kind=kind, count=count, dtype=dtype, vocab=vocab, length=chosen.length)  # pyright: ignore[reportArgumentType]
-    return Capture(experiment, chosen, weights, form)
+    return Capture(experiment, chosen, teacher, weights, form, shard)
 
 
 def capture(
@@ -166,6 +185,7 @@ def capture(
     kind: Literal["top_k", "sampled"] = "top_k",
     count: int = 12,
     dtype: Literal["float16", "float32"] = "float16",
+    shard: int = 50,
     process: int = 0,
     processes: int = 1,
     options: tuple[str, ...] = (),
@@ -180,11 +200,12 @@ def capture(
         kind: the most probable tokens and the mass of the rest, or draws.
         count: tokens of a position.
         dtype: of log-probabilities.
+        shard: batches of a shard: what a killed capture may lose.
         process: which part of every batch is captured here, of `processes` parts; each needs nothing of the others.
         processes: that share the work. Whoever reads it may be another number.
         options: the experiment's own.
     """
-    asked = open_capture(file, run, options, stage, kind, count, dtype)
+    asked = open_capture(file, run, options, stage, kind, count, dtype, shard)
     asked.run(Store(to), process, processes)
     inspect(to)
 
@@ -192,14 +213,13 @@ def capture(
 def inspect(store: Path) -> None:
     """Prints what a store holds and what it weighs."""
     found = Store(store)
-    about, files = found.about, sorted(store.glob("*.array_record"))
+    about = found.about
     tokens = about.rows * (about.batches - found.missing()) * about.form.length
     for name, value in vars(about).items():
         print(f"{name:12} {value}")
     print(f"{'missing':12} {found.missing()} of {about.batches} batches")
-    size = sum(path.stat().st_size for path in files)
     print(
-        f"{'bytes':12} {size} in {len(files)} shards, {size / max(tokens, 1):.1f} a token with the rows themselves; "
+        f"{'bytes':12} {found.size}, {found.size / max(tokens, 1):.1f} a token with the rows themselves; "
         f"targets {about.form.target_bytes:.1f} a token before compression"
     )
 
@@ -207,13 +227,12 @@ def inspect(store: Path) -> None:
 def verify(
     file: Path, run: Path, store: Path, stage: str = "distil", batches: int = 4, options: tuple[str, ...] = ()
 ) -> None:
-    """Recomputes some batches of a store from the teacher."""
-    form = Store(store).about.form
-    asked = open_capture(file, run, options, stage, form.kind, form.count, form.dtype)
-    asked = replace(asked, shard=Store(store).about.shard)
-    print(
-        f"the largest difference of a probability is {asked.verify(Store(store), batches):.2g} over {batches} batches"
-    )
+    """Holds a store's shards against their checksums, and some of its batches against the teacher."""
+    about = Store(store).about
+    form = about.form
+    asked = open_capture(file, run, options, stage, form.kind, form.count, form.dtype, about.shard)
+    worst = asked.verify(Store(store), batches)
+    print(f"every shard is whole; the largest difference of a probability is {worst:.2g} over {batches} batches")
 
 
 if __name__ == "__main__":

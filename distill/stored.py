@@ -4,26 +4,28 @@
     p000-00000.array_record        rows of process 0 of those that captured, in order
     p000-00000.json                how many batches that is, its sha256, and where the data iterator stood after it
 
-A shard is there when its json is: that is written last, by a rename. See `distill.store`.
+A shard is there when its json is: that is written last, by a rename. Each json carries a digest of itself. See
+`distill.store`.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from distill.data.loader import Batches
-from distill.fingerprint import fingerprint
-from distill.items import named_leaves
-from distill.state import Weights
 from distill.targets import Form
 from models.disk import sync, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
+GROUP = 8
+"""rows that are compressed together"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class About:
     """hash of the corpus"""
     order: str
     """what decides which rows of it come in which order"""
+    change: str
+    """what became of the rows before they were captured, such as noise in their labels"""
     form: Form
     rows: int
     """of a captured batch, over all processes"""
@@ -47,6 +51,16 @@ class About:
     """batches of a shard"""
     temperature: float = 1.0
     schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "batches", "processes", "shard"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"{name} is {vars(self)[name]}; a store needs at least 1")
+        if self.rows % self.processes:
+            raise ValueError(
+                f"{self.rows} rows cannot be shared by {self.processes} processes; capture with a number that "
+                f"divides {self.rows}"
+            )
 
     def check(self, **wanted: Any) -> None:
         """Refuses what is not as wanted, by name.
@@ -67,6 +81,8 @@ class Shard:
     process: int
     number: int
     batches: int
+    size: int
+    """bytes"""
     sha256: str
     state: dict[str, Any]
     """of the data iterator after its last row"""
@@ -86,33 +102,54 @@ class Store:
             ValueError: there is none, or it is not one that this version reads.
         """
         try:
-            found = json.loads((self.folder / MANIFEST).read_text())
+            found = _read(self.folder / MANIFEST)
             if found.get("schema") != SCHEMA:
                 raise ValueError(f"schema {found.get('schema')!r}, this version reads {SCHEMA}")
             return About(**(found | {"form": Form(**found["form"])}))
-        except (OSError, AttributeError, KeyError, TypeError, json.JSONDecodeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.folder} is not a teacher-target store: {error}") from error
 
-    def begin(self, about: About) -> None:
-        """Writes the manifest, or finds the same one there.
+    @property
+    def size(self) -> int:
+        """On disk, with all that describes it."""
+        return sum(path.stat().st_size for path in self.folder.iterdir())
+
+    @contextmanager
+    def writing(self, about: About, process: int) -> Iterator[None]:
+        """Holds a process's part, to write shards into it; writes the manifest, or finds the same one there.
 
         Raises:
-            ValueError: the folder holds another store, or something else.
+            ValueError: the folder holds another store, or something else; or another process writes this part.
         """
-        if (self.folder / MANIFEST).exists():
-            self.about.check(**vars(about))
-            return
-        if self.folder.exists() and any(".partial" not in path.name for path in self.folder.iterdir()):
+        if not 0 <= process < about.processes:
+            raise ValueError(f"process is {process} of {about.processes}; it must be 0 to {about.processes - 1}")
+        listed = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
+        if not (self.folder / MANIFEST).exists() and any(name[0] != "." for name in listed):
             raise ValueError(f"{self.folder} is not empty, and no store; name a new folder")
         self.folder.mkdir(parents=True, exist_ok=True)
-        _place(self.folder / MANIFEST, asdict(about))
+        with _held(self.folder / f".p{process:03d}.lock", wait=False):
+            with _held(self.folder / ".lock", wait=True):
+                if not (self.folder / MANIFEST).exists():
+                    _place(self.folder / MANIFEST, asdict(about))
+            self.about.check(**vars(about))
+            yield
 
     def shards(self, process: int) -> list[Shard]:
-        """The whole shards of a process that captured, in order, up to the first that is missing."""
+        """The whole shards of a process that captured, in order, up to the first that is missing.
+
+        Raises:
+            ValueError: one is damaged, as far as its size and its json tell.
+        """
         found: list[Shard] = []
         while (note := self._name(process, len(found)).with_suffix(".json")).exists():
             path = note.with_suffix(".array_record")
-            found.append(Shard(path, process, len(found), **json.loads(note.read_text())))
+            try:
+                shard = Shard(path, process, len(found), **_read(note))
+                if path.stat().st_size != shard.size:
+                    raise ValueError(f"{path.stat().st_size} bytes, {shard.size} were written")
+            except (OSError, TypeError, ValueError) as error:
+                raise ValueError(f"{damaged(path)} ({error})") from error
+            found.append(shard)
         return found
 
     def missing(self) -> int:
@@ -127,99 +164,20 @@ class Store:
         from array_record.python.array_record_module import ArrayRecordWriter
 
         path = self._name(process, number)
-        beside = path.with_suffix(".partial")
+        note, beside = path.with_suffix(".json"), _beside(path)
+        note.unlink(missing_ok=True)  # of a shard that was damaged: it must not vouch for this one
         beside.unlink(missing_ok=True)
-        writer = ArrayRecordWriter(str(beside), "group_size:8,zstd:3")
+        writer = ArrayRecordWriter(str(beside), f"group_size:{GROUP},zstd:3")
         for record in records:
             writer.write(record)
         writer.close()
         sync(beside)
         os.replace(beside, path)
-        _place(path.with_suffix(".json"), {"batches": batches, "sha256": digest(path), "state": state})
+        size = path.stat().st_size
+        _place(note, {"batches": batches, "size": size, "sha256": digest(path), "state": state})
 
     def _name(self, process: int, number: int) -> Path:
         return self.folder / f"p{process:03d}-{number:05d}.array_record"
-
-
-class Rows:
-    """Random access to the rows of a whole store, in the order in which batches were captured.
-
-    Raises:
-        ValueError: rows are missing, or a shard is damaged (told when it is first read).
-    """
-
-    def __init__(self, store: Store):
-        """Looks at what there is; reads nothing yet."""
-        self.about = store.about
-        if store.missing():
-            raise ValueError(
-                f"{store.folder} lacks {store.missing()} of its {self.about.batches} batches; the same `capture` "
-                "command goes on where it was"
-            )
-        self._shards = {(s.process, s.number): s for p in range(self.about.processes) for s in store.shards(p)}
-        self._readers: dict[tuple[int, int], Any] = {}
-
-    def __len__(self) -> int:
-        return self.about.rows * self.about.batches
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """The arrays of a row."""
-        batch, row = divmod(index, self.about.rows)
-        process, place = divmod(row, self.about.rows // self.about.processes)
-        number, inside = divmod(batch, self.about.shard)
-        share = self.about.rows // self.about.processes
-        raw = self._reader(process, number).read([inside * share + place])[0]
-        return self.about.form.unpack(raw)
-
-    def _reader(self, process: int, number: int) -> Any:
-        from array_record.python.array_record_module import ArrayRecordReader
-
-        if (process, number) not in self._readers:
-            shard = self._shards[process, number]
-            if digest(shard.path) != shard.sha256:
-                raise ValueError(f"{shard.path} is damaged: delete it and its json, and capture it again")
-            self._readers[process, number] = ArrayRecordReader(str(shard.path))
-        return self._readers[process, number]
-
-
-@dataclass(frozen=True)
-class Share:
-    """The rows that one of several processes reads, of batches of `size` rows."""
-
-    rows: Rows
-    size: int
-    process: int
-    processes: int
-
-    def __len__(self) -> int:
-        return len(self.rows) // self.size * self.size // self.processes
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """The arrays of a row."""
-        share = self.size // self.processes
-        batch, place = divmod(index, share)
-        return self.rows[batch * self.size + self.process * share + place]
-
-
-def stored_batches(rows: Rows, size: int, process: int = 0, processes: int = 1) -> Batches:
-    """Batches of `size` rows of a store with their targets, read ahead in a thread; they end where the store does.
-
-    Raises:
-        ValueError: rows cannot be shared among the processes.
-    """
-    import grain
-
-    if size % processes:
-        raise ValueError(f"{size} rows cannot be shared by {processes} processes; set rows to a multiple of it")
-    mine = grain.MapDataset.source(Share(rows, size, process, processes))
-    ahead = mine.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4 * size))
-    return iter(ahead.batch(size // processes, drop_remainder=True, batch_fn=rows.about.form.batch))
-
-
-def identify(weights: Weights) -> str:
-    """12 hex digits that change with a model's configuration or its weights."""
-    found = {"config": repr(weights.model.config), "weights": fingerprint(named_leaves(weights))}
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def digest(path: Path) -> str:
@@ -228,10 +186,42 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def damaged(path: Path) -> str:
+    """What to do about a shard."""
+    return f"{path} is damaged: delete it and its json, and capture it again"
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
 def _place(path: Path, value: dict[str, Any]) -> None:
-    """A json file, whole or not there."""
-    beside = path.with_suffix(".partial.json")
-    write_json(beside, value)
+    """A json file with a digest of itself, whole or not there."""
+    beside, plain = _beside(path), json.loads(json.dumps(value))  # as it will be read: no tuples, names are strings
+    write_json(beside, plain | {"digest": _digest(plain)})
     sync(beside)
     os.replace(beside, path)
     sync(path.parent)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What `_place` wrote. Raises ValueError or OSError."""
+    found = json.loads(path.read_text())
+    if not isinstance(found, dict) or found.pop("digest", None) != _digest(found):
+        raise ValueError(f"{path.name} was changed: its digest does not match")
+    return found
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _held(path: Path, wait: bool) -> Iterator[None]:
+    """A lock; the system lets go of it when the process ends, however it ends."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise ValueError(f"{path} is held by another process, which captures this part; wait for it") from error
+        yield

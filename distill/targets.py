@@ -1,6 +1,6 @@
 """How a teacher's word on a row of tokens is written into bytes, and read back as a batch with its targets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
 from distill.data.batch import Batch
 from losses import Dense, Projected, Sampled, TopK
@@ -18,6 +18,8 @@ from losses.sparse import draw, top_k
 LEAST = -6e4
 """what stands for FLOOR in 16 bits"""
 NOTES = ("gold", "square", "entropy")
+PLACED = ("tokens", "labels", "mask", "segments", "positions", "domains")
+"""the row itself: what is not the teacher's"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +58,8 @@ class Form:
         """Name, stored dtype (`id` for token ids) and shape of the arrays of a row, in the order they are written."""
         t, n = self.length, self.count
         rows = {
-            "tokens": ("id", (t,)), "last": ("id", (1,)), "mask": ("uint8", (t,)), "segments": ("uint16", (t,)),
-            "positions": ("uint32", (t,)), "domains": ("uint8", (t,)), "ids": ("id", (t, n)),
+            "tokens": ("id", (t,)), "labels": ("id", (t,)), "mask": ("uint8", (t,)), "segments": ("uint16", (t,)),
+            "positions": ("uint32", (t,)), "domains": ("uint16", (t,)), "ids": ("id", (t, n)),
             "log_probs": (self.dtype, (t, n)),
         }  # fmt: skip
         rows |= {"rest": (self.dtype, (t,))} if self.kind == "top_k" else {}
@@ -71,16 +73,26 @@ class Form:
     @property
     def target_bytes(self) -> float:
         """Bytes a token of what the teacher said, tokens and their places aside, before compression."""
-        placed = {"tokens", "last", "mask", "segments", "positions", "domains"}
-        size = sum(self._size(d) * int(np.prod(s)) for name, (d, s) in self.fields.items() if name not in placed)
+        size = sum(self._size(d) * int(np.prod(s)) for name, (d, s) in self.fields.items() if name not in PLACED)
         return size / self.length
 
     def pack(self, row: dict[str, np.ndarray]) -> bytes:
-        """A row's arrays as bytes."""
+        """A row's arrays as bytes.
+
+        Raises:
+            ValueError: a number does not fit, or what the teacher says is not finite.
+        """
         parts = []
         for name, (dtype, shape) in self.fields.items():
             array = np.asarray(row[name])
             assert array.shape == shape, (name, array.shape, shape)
+            if dtype == self.dtype:
+                if not np.isfinite(array).all():
+                    raise ValueError(f"the teacher's {name} is not finite; look at its weights before it is captured")
+            else:
+                most = self.vocab - 1 if dtype == "id" else np.iinfo(dtype).max
+                if array.min() < 0 or array.max() > most:
+                    raise ValueError(f"{name} from {array.min()} to {array.max()}; a store takes 0 to {most}")
             parts.append(self._ids(array) if dtype == "id" else array.astype(f"<{np.dtype(dtype).str[1:]}").tobytes())
         return b"".join(parts)
 
@@ -105,8 +117,6 @@ class Form:
     def batch(self, rows: Sequence[dict[str, np.ndarray]]) -> Batch:
         """Rows as a batch [b, t] whose targets are a Signal."""
         at = {name: np.stack([row[name] for row in rows]) for name in self.fields}
-        tokens = at["tokens"].astype(np.int32)
-        labels = np.concatenate([tokens[:, 1:], at["last"].astype(np.int32)], axis=1)
         wide: dict[str, Any] = {
             name: _wide(at[name]) for name in ("log_probs", *NOTES, *(["rest"] if self.kind == "top_k" else []))
         }
@@ -123,14 +133,14 @@ class Form:
         else:
             shares: Any = np.full(whole["ids"].shape, 1.0 / self.count, np.float32)
             targets = Sampled(weights=shares, **known)
-        kept: Any = {name: at[name].astype(np.int32) for name in ("segments", "positions", "domains")}
-        return Batch(tokens=tokens, labels=labels, mask=at["mask"] > 0, targets=targets, **kept)  # pyright: ignore[reportArgumentType]
+        kept: Any = {name: at[name].astype(np.int32) for name in PLACED}
+        return Batch(**(kept | {"mask": at["mask"] > 0}), targets=targets)
 
     def rows(self, batch: Batch, signal: TopK | Sampled) -> list[dict[str, np.ndarray]]:
         """A batch [b, t] on the host and what the teacher says of it, row by row."""
         domains = np.zeros_like(batch.segments) if batch.domains is None else batch.domains
         arrays: dict[str, Any] = {
-            "tokens": batch.tokens, "last": batch.labels[:, -1:], "mask": batch.mask, "segments": batch.segments,
+            "tokens": batch.tokens, "labels": batch.labels, "mask": batch.mask, "segments": batch.segments,
             "positions": batch.positions, "domains": domains, "ids": signal.ids, "log_probs": signal.log_probs,
             "top": signal.judged.top,
         }  # fmt: skip
@@ -146,20 +156,41 @@ class Form:
 
         Draws follow from a key for each row, so that it does not matter which rows are captured together.
         """
-        t = self.length
-        size = max(size for size in range(1, min(t, 64) + 1) if t % size == 0)
-        labels = jnp.where(batch.mask, batch.labels, 0)
 
-        def piece(start: Array) -> TopK | Sampled:
-            part, here = signal.slice(start, size), jax.lax.dynamic_slice_in_dim(labels, start, size, axis=1)
+        def piece(start: Array, size: int) -> TopK | Sampled:
+            part, here = signal.slice(start, size), _labels(batch, start, size)
             if self.kind == "top_k":
                 return top_k(part, here, self.count)
             drawn = jax.vmap(lambda logits, labels, key: draw(Dense(logits[None]), labels[None], self.count, key))
             rows = drawn(part.logits, here, jax.vmap(jax.random.fold_in, (0, None))(keys, start))
             return jax.tree.map(lambda x: rearrange(x, "b one ... -> (b one) ..."), rows)
 
-        pieces = jax.lax.map(piece, jnp.arange(0, t, size))
+        pieces = self._by_pieces(piece)
         return jax.tree.map(lambda x: rearrange(x, "p b t ... -> b (p t) ..."), pieces)
+
+    def distance(self, signal: Projected | Dense, batch: Batch) -> Float[Array, ""]:
+        """Largest difference between what a batch [b, t] has of its teacher and what the teacher says; traceable.
+
+        Of the probabilities of its tokens, the mass beside the most probable ones, that of the label, the sum of
+        squares and the entropy (as a share of the largest there is).
+        """
+
+        def piece(start: Array, size: int) -> Float[Array, ""]:
+            part, here = signal.slice(start, size), _labels(batch, start, size)
+            kept, fresh = batch.targets.slice(start, size), part.belief(here)  # pyright: ignore[reportOptionalMemberAccess]
+            known = jnp.take_along_axis(part.log_probs(jnp.float32(1.0)), kept.ids, axis=-1)
+            pairs = [(jnp.exp(known), jnp.exp(kept.log_probs)), (jnp.exp(fresh.gold), jnp.exp(kept.judged.gold))]
+            pairs += [(fresh.square, kept.judged.square)]
+            pairs += [(fresh.entropy / np.log(self.vocab), kept.judged.entropy / np.log(self.vocab))]
+            if self.kind == "top_k":
+                pairs += [(jnp.exp(top_k(part, here, self.count).rest), jnp.exp(kept.rest))]
+            return jnp.stack([jnp.abs(one - other).max() for one, other in pairs]).max()
+
+        return self._by_pieces(piece).max()
+
+    def _by_pieces(self, piece: Callable[[Array, int], Any]) -> Any:
+        size = max(size for size in range(1, min(self.length, 64) + 1) if self.length % size == 0)
+        return jax.lax.map(lambda start: piece(start, size), jnp.arange(0, self.length, size))
 
     def _size(self, dtype: str) -> int:
         return self.id_bytes if dtype == "id" else np.dtype(dtype).itemsize
@@ -172,6 +203,11 @@ class Form:
         octets = np.zeros((int(np.prod(shape)), 4), np.uint8)
         octets[:, : self.id_bytes] = part.reshape(-1, self.id_bytes)
         return octets.view("<u4").reshape(shape)
+
+
+def _labels(batch: Batch, start: Array, size: int) -> Int[Array, "b t"]:
+    """Of a piece; 0 where they do not count."""
+    return jax.lax.dynamic_slice_in_dim(jnp.where(batch.mask, batch.labels, 0), start, size, axis=1)
 
 
 def _wide(values: np.ndarray) -> np.ndarray:

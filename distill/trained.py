@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.checkpoint import Checkpoints
+from distill.fingerprint import identify
 from distill.mesh import Mesh
 from distill.run import Run, load_run
 from distill.state import Weights, abstract_weights
@@ -48,6 +49,13 @@ def read_weights(run: Run, stage: str, learner: str, mesh: Mesh, step: int | Non
     shapes = abstract_weights(model_config(one["model"]), one["router"]["bias_rate"] > 0, mesh.build())
     with Checkpoints(run.checkpoints(stage), writable=False) as checkpoints:
         return checkpoints.restore({learner: {"weights": shapes}}, step=step).trees[learner]["weights"]
+
+
+def identity(path: str | Path, stage: str, learner: str, step: int | None = None) -> str:
+    """`distill.fingerprint.identify` of a learner at a step, or the newest; nothing of its weights is read."""
+    run = load_run(path)
+    with Checkpoints(run.checkpoints(stage), writable=False) as checkpoints:
+        return identify(describe(path, stage, learner), checkpoints.fingerprints(f"{learner}.weights", step))
 
 
 def model_config(found: dict[str, Any]) -> Config:

@@ -1,6 +1,6 @@
 """What does a student lose when its teacher names few tokens: to the number of tokens, and to how the rest is treated?
 
-One teacher; students from the same initial weights, on the same batches, with the teacher alone (no labels):
+One teacher, one pass of it a batch; students from the same initial weights, on the same batches, with no labels:
 
     live             the whole distribution
     rest-12, rest-3  the most probable tokens and, as one more outcome, the mass of the rest
@@ -8,22 +8,32 @@ One teacher; students from the same initial weights, on the same batches, with t
     cut-12, cut-3    the same top tokens, renormalised to 1: biased, however much text there is
     both-3           teacher and student renormalised over the top tokens: blind to what the student leaks
 
-    python -m experiments.top_k_bias --seeds 3      # the table in experiments/README.md
-    python -m experiments.top_k_bias --tiny
+    python -m distill.sweep experiments/top_k_bias.py --seeds 3 --against live    # experiments/README.md
+    python -m distill.sweep experiments/top_k_bias.py --tiny --against live
 
 Cost and result: experiments/README.md.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from distill import Experiment, Stage, launch
-from experiments.herd import BEHEMOTH, SCOUT
-from losses import Distill, NoGate, Sampled, Sides, Top, Whole
+from distill import Experiment, Stage, Trained
+from distill.sweep import shrunk
+from experiments.divergences import prepare as prepare
+from experiments.herd import SCOUT
+from losses import Clear, Distill, NoGate, Sampled, Sides, Top, TopK, Whole
 from losses.sparse import draw, top_k
+
+
+def renormalised(top: TopK) -> Sampled:
+    """The tokens that it names, as if there were no others."""
+    known = jax.nn.log_softmax(top.log_probs)
+    return Sampled(top.ids, jnp.exp(known), known, top.judged, top.vocab)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +44,7 @@ class Cut:
 
     def __call__(self, signal: Whole, labels: Int[Array, "b t"]) -> Sampled:
         """Weights that add to 1 over k tokens; the student's probabilities are of all tokens."""
-        top = top_k(signal, labels, self.k)
-        known = jax.nn.log_softmax(top.log_probs)
-        return Sampled(top.ids, jnp.exp(known), known, top.judged, top.vocab)
+        return renormalised(top_k(signal, labels, self.k))
 
 
 @jax.tree_util.register_dataclass
@@ -75,23 +83,16 @@ class Drawn:
 
 
 LENSES = {
-    "rest-12": Top(k=12), "rest-3": Top(k=3), "sampled-12": Drawn(draws=12), "cut-12": Cut(k=12), "cut-3": Cut(k=3),
-    "both-3": Both(k=3),
+    "live": Clear(), "rest-12": Top(k=12), "rest-3": Top(k=3), "sampled-12": Drawn(draws=12), "cut-12": Cut(k=12),
+    "cut-3": Cut(k=3), "both-3": Both(k=3),
 }  # fmt: skip
-PLAIN = Distill(gate=NoGate())
-LIVE = Stage(name="live", learners=(replace(SCOUT, loss=PLAIN),), teacher="behemoth", steps=300, stream=1)
-EXPERIMENT = Experiment(
-    name="top_k_bias",
-    stages=(
-        Stage(name="teach", learners=(BEHEMOTH,), steps=800),
-        LIVE,
-        *(
-            replace(LIVE, name=name, learners=(replace(SCOUT, loss=replace(PLAIN, lens=lens)),))
-            for name, lens in LENSES.items()
-        ),
-    ),
-    compare=("rest-12", "live"),
+STUDENTS = tuple(
+    replace(SCOUT, name=name, twin="scout", loss=Distill(gate=NoGate(), lens=lens)) for name, lens in LENSES.items()
 )
 
-if __name__ == "__main__":
-    launch(EXPERIMENT)
+
+def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
+    """All students side by side."""
+    teacher = Trained(name="behemoth", run=str(folder / "teacher"), stage="teach", learner="behemoth")
+    distil = Stage(name="distil", learners=STUDENTS, teacher="behemoth", steps=150, stream=1)
+    yield from shrunk(iter([Experiment(name="top_k_bias", stages=(distil,), given=(teacher,))]), tiny)

@@ -2,18 +2,23 @@
 
 import json
 import shutil
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill import Mesh, load_weights, store, stored, targets
+from distill import Mesh, load_weights, rows, store, stored, targets
 from distill.data.source import Folder
+from distill.fingerprint import fingerprint, identify
+from distill.items import named_leaves
 from distill.launch import run_experiment
+from distill.room import Room
+from distill.rows import Rows, stored_batches
 from distill.state import create
-from distill.stored import Rows, Store, stored_batches
+from distill.stored import Store
 from distill.targets import Form
 from distill.teacher import LiveTeacher, StoredTeacher
 from losses import Dense, Distill, ForwardKL, NoGate, Top
@@ -40,7 +45,11 @@ def asked(text, form=FORM, seed=3, shard=2, **changes):
     distil = stage(learner(model=BYTES), name="distil", teacher="teacher", steps=6, rows=4, stream=1)
     one = experiment(stages=(teach, distil), corpus=Folder(str(text)), **changes)
     weights = create(teach.learners[0], 1, Mesh().build(), seed).weights
-    return store.Capture(one, distil, weights, form, shard)
+    return store.Capture(one, distil, name_of(weights), weights, form, shard)
+
+
+def name_of(weights):
+    return identify(weights.model.config, fingerprint(named_leaves(weights)))
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +64,8 @@ def on_device(batch):
 
 
 def read(folder):
-    rows = Rows(Store(folder))
-    return [rows[i] for i in range(len(rows))]
+    known = Rows(Store(folder))
+    return [known[i] for i in range(len(known))]
 
 
 def assert_same(one, other):
@@ -177,14 +186,118 @@ def test_an_unfinished_store_says_what_it_lacks(whole, tmp_path):
         Rows(Store(tmp_path / "cut"))
 
 
-def test_a_damaged_shard_is_named(whole, tmp_path):
-    shutil.copytree(whole, tmp_path / "bad")
-    shard = tmp_path / "bad" / "p000-00001.array_record"
-    raw = bytearray(shard.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    shard.write_bytes(raw)
-    with pytest.raises(ValueError, match="p000-00001.array_record is damaged"):
-        read(tmp_path / "bad")
+def test_any_byte_of_a_shard_that_was_changed_is_found(whole, tmp_path):
+    raw = (whole / "p000-00001.array_record").read_bytes()
+    for place in (0, 9, len(raw) // 2, len(raw) - 1):
+        folder = tmp_path / str(place)
+        shutil.copytree(whole, folder)
+        (folder / "p000-00001.array_record").write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+        with pytest.raises(ValueError, match=r"p000-00001.array_record is damaged: delete it and its json"):
+            Rows(Store(folder)).check()
+        with pytest.raises(ValueError, match="is damaged"):
+            read(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda shard, note: shard.write_bytes(shard.read_bytes()[:-1]), "bytes, .* were written"),
+        (lambda shard, note: shard.write_bytes(b""), "0 bytes, .* were written"),
+        (lambda shard, note: shard.unlink(), "No such file"),
+        (lambda shard, note: note.write_text(note.read_text().replace("7", "8")), "its digest does not match"),
+        (lambda shard, note: note.write_text(""), "Expecting value"),
+        (lambda shard, note: note.write_text("[]"), "its digest does not match"),
+    ],
+)
+def test_a_shard_that_is_not_what_was_written_is_named_and_captured_again(text, whole, tmp_path, damage, message):
+    folder = tmp_path / "bad"
+    shutil.copytree(whole, folder)
+    shard, note = folder / "p000-00001.array_record", folder / "p000-00001.json"
+    damage(shard, note)
+    for act in (lambda: Rows(Store(folder)), lambda: asked(text).run(Store(folder), quiet=True)):
+        with pytest.raises(ValueError, match=f"p000-00001.array_record is damaged: delete it and its json.*{message}"):
+            act()
+    for path in (shard, note):
+        path.unlink(missing_ok=True)
+    asked(text).run(Store(folder), quiet=True)
+    assert_same(read(folder), read(whole))
+
+
+def test_processes_may_begin_at_the_same_time(text, whole, tmp_path):
+    folder = tmp_path / "shared"
+    captures = [asked(text) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda p: captures[p].run(Store(folder), p, 4, quiet=True), range(4)))
+    assert Store(folder).missing() == 0 and Store(folder).about == asked(text).about(4)
+
+
+def test_a_part_is_captured_by_one_process_at_a_time(text, tmp_path):
+    capture = asked(text)
+    with Store(tmp_path / "one").writing(capture.about(2), 1):
+        with pytest.raises(ValueError, match="p001.lock is held by another process"):
+            capture.run(Store(tmp_path / "one"), 1, 2, quiet=True)
+        capture.run(Store(tmp_path / "one"), 0, 2, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("process", "processes", "message"),
+    [
+        (0, 3, "4 rows cannot be shared by 3 processes; capture with a number that divides 4"),
+        (0, 0, "processes is 0; a store needs at least 1"),
+        (2, 2, "process is 2 of 2; it must be 0 to 1"),
+        (-1, 2, "process is -1 of 2"),
+    ],
+)
+def test_what_cannot_be_captured_is_refused_before_anything_is_written(text, tmp_path, process, processes, message):
+    with pytest.raises(ValueError, match=message):
+        asked(text).run(Store(tmp_path / "none"), process, processes, quiet=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_reader_keeps_few_shards_open(text, tmp_path, whole, monkeypatch):
+    asked(text, shard=1).run(Store(tmp_path / "many"), quiet=True)
+    monkeypatch.setattr(rows, "OPEN", 2)
+    many = Rows(Store(tmp_path / "many"))
+    assert_same([many[i] for i in range(len(many))], read(whole))
+    assert len(many._readers) == 2
+
+
+@dataclass(frozen=True)
+class Blot:
+    """A change of batches: the first label of a row becomes a 7."""
+
+    def __call__(self, batch):
+        labels = batch.labels.copy()
+        labels[:, 0] = 7
+        return replace(batch, labels=labels)
+
+
+def test_labels_are_kept_as_they_were_changed(text, tmp_path):
+    capture = asked(text)
+    capture = replace(capture, stage=replace(capture.stage, change=Blot()))
+    capture.run(Store(tmp_path / "changed"), quiet=True)
+    batch = on_device(next(stored_batches(Rows(Store(tmp_path / "changed")), 4)))
+    assert (batch.labels[:, 0] == 7).all()
+    live = LiveTeacher(capture.weights).signal(batch).belief(batch.labels)
+    counts = np.asarray(batch.mask)
+    assert_close(np.asarray(batch.targets.judged.gold)[counts], np.asarray(live.gold)[counts])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("entropy", np.nan, "the teacher's entropy is not finite"),
+        ("domains", 70000, "domains from 0 to 70000; a store takes 0 to 65535"),
+        ("labels", 272, "labels from 0 to 272; a store takes 0 to 271"),
+        ("ids", -1, "ids from -1 to 0; a store takes 0 to 271"),
+    ],
+)
+def test_what_a_row_cannot_hold_is_refused(name, value, message):
+    row = {n: np.zeros(shape, np.float32 if d == "float32" else np.int64) for n, (d, shape) in FORM.fields.items()}
+    row[name] = row[name].copy()
+    row[name].flat[0] = value
+    with pytest.raises(ValueError, match=message):
+        FORM.pack(row)
 
 
 @pytest.mark.parametrize("captured", [1, 2, 4])
@@ -204,12 +317,12 @@ def test_what_some_processes_captured_any_number_reads(text, tmp_path, captured)
 
 
 def test_rows_are_read_in_batches_of_any_size_and_a_place_is_kept(whole):
-    rows = Rows(Store(whole))
-    large = list(stored_batches(rows, 8))
+    known = Rows(Store(whole))
+    large = list(stored_batches(known, 8))
     assert len(large) == 3
-    again = stored_batches(rows, 8)
+    again = stored_batches(known, 8)
     next(again)
-    later = stored_batches(rows, 8)
+    later = stored_batches(known, 8)
     later.set_state(json.loads(json.dumps(again.get_state())))
     np.testing.assert_array_equal(next(later).tokens, large[1].tokens)
 
@@ -233,6 +346,13 @@ def test_a_folder_that_is_no_store_is_not_written_into(text, tmp_path):
         asked(text).run(Store(tmp_path), quiet=True)
 
 
+def test_a_store_of_another_schema_is_refused(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "old")
+    relabel(tmp_path / "old", schema=1)
+    with pytest.raises(ValueError, match="schema 1, this version reads 2"):
+        _ = Store(tmp_path / "old").about
+
+
 @pytest.mark.parametrize("raw", ["", "{}", "[]", '{"schema": 9}', '{"schema": 1, "form": {}}', "\x00\x01"])
 def test_a_manifest_that_is_none_is_refused(tmp_path, raw):
     (tmp_path / stored.MANIFEST).write_text(raw)
@@ -242,12 +362,40 @@ def test_a_manifest_that_is_none_is_refused(tmp_path, raw):
 
 def test_verify_finds_a_store_of_other_words(text, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "other")
-    manifest = json.loads((tmp_path / "other" / stored.MANIFEST).read_text())
-    manifest["teacher"] = asked(text, seed=9).about().teacher
-    (tmp_path / "other" / stored.MANIFEST).write_text(json.dumps(manifest))
+    relabel(tmp_path / "other", teacher=asked(text, seed=9).about().teacher)
     with pytest.raises(ValueError, match="from what the teacher says"):
         asked(text, seed=9).verify(Store(tmp_path / "other"))
     assert asked(text).verify(Store(whole)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["ids", "log_probs", "rest", "gold", "square", "entropy"])
+def test_verify_looks_at_all_that_is_kept(text, whole, name):
+    capture = asked(text)
+    batch = on_device(next(stored_batches(Rows(Store(whole)), 4)))
+    live = LiveTeacher(capture.weights).signal(batch)
+    assert FORM.distance(live, batch) < 1e-5
+    notes = name in targets.NOTES
+    holder = batch.targets.judged if notes else batch.targets
+    # Ids of the least probable of the top go to one that is hardly ever so: by itself that is a fine log-probability.
+    off = vars(holder)[name].at[..., -1].set(200) if name == "ids" else vars(holder)[name] - 0.3
+    wrong = replace(holder, **{name: off})
+    wrong = replace(batch.targets, judged=wrong) if notes else wrong
+    assert FORM.distance(live, replace(batch, targets=wrong)) > 1e-3
+
+
+def test_verify_finds_draws_of_another_seed(text, tmp_path):
+    form = Form(kind="sampled", count=6, dtype="float32", vocab=272, length=16)
+    asked(text, form, seed=3).run(Store(tmp_path / "drawn"), quiet=True)
+    other = replace(asked(text, form, seed=3), experiment=replace(asked(text).experiment, seed=5))
+    relabel(tmp_path / "drawn", order=other.about().order)
+    with pytest.raises(ValueError, match="of the draws are not those of this seed; at most 1%"):
+        other.verify(Store(tmp_path / "drawn"))
+
+
+def relabel(folder, **changes):
+    manifest = json.loads((folder / stored.MANIFEST).read_text())
+    del manifest["digest"]
+    stored._place(folder / stored.MANIFEST, manifest | changes)
 
 
 def test_bytes_are_those_of_the_fields():
@@ -277,7 +425,7 @@ def trained(text, tmp_path_factory):
     one = two_stages(text)
     run_experiment(one, base / "live", quiet=True)
     weights = load_weights(base / "live", "teach", "teacher")
-    store.Capture(one, one.stages[1], weights, FORM).run(Store(base / "store"), quiet=True)
+    store.Capture(one, one.stages[1], name_of(weights), weights, FORM).run(Store(base / "store"), quiet=True)
     return base
 
 
@@ -299,6 +447,27 @@ def test_a_run_from_the_store_is_the_run_with_the_teacher_and_goes_on_where_it_w
     run_experiment(one, trained / "stopped", quiet=True)
     one, two = ((trained / name / "metrics.jsonl").read_bytes() for name in ("from_store", "stopped"))
     assert one == two
+
+
+def test_a_run_from_the_store_never_reads_its_teacher(text, trained, tmp_path, monkeypatch):
+    one = two_stages(text, str(trained / "store"))
+    shutil.copytree(trained / "from_store", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / "distil")
+    (tmp_path / "again" / "results.json").unlink()
+
+    def refuse(*_):
+        raise AssertionError("the teacher was read")
+
+    monkeypatch.setattr(Room, "teacher_weights", refuse)
+    run_experiment(one, tmp_path / "again", quiet=True)
+    assert curve(tmp_path / "again") == curve(trained / "from_store")
+
+
+def test_a_run_refuses_a_store_of_changed_labels(text, trained, tmp_path):
+    one = two_stages(text, str(trained / "store"))
+    changed = replace(one, stages=(one.stages[0], replace(one.stages[1], change=Blot())))
+    with pytest.raises(ValueError, match=r"the store is another's: change is 'None', wanted 'Blot\(\)'"):
+        run_experiment(changed, tmp_path / "changed", quiet=True)
 
 
 def test_a_run_refuses_the_store_of_another_teacher(text, trained, tmp_path):
