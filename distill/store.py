@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -120,8 +120,8 @@ class Capture:
             stored = self.form.batch([rows[first + row] for row in range(store.about.rows)])
             worst = max(worst, float(_compare(teacher, put(stored, 1, mesh), form=self.form)))
             if self.form.kind == "sampled":
-                drawn = np.asarray(ask(replace(stored, targets=None), first).ids)
-                other = float(np.mean(drawn != stored.targets.ids))  # pyright: ignore[reportOptionalMemberAccess]
+                said: Any = stored.targets
+                other = float(np.mean(np.asarray(ask(replace(stored, targets=None), first).ids) != said.ids))
                 if other > ALIKE:
                     raise ValueError(f"{other:.1%} of the draws are not those of this seed; at most {ALIKE:.0%} may be")
         allowed = 2e-3 if self.form.dtype == "float16" else 1e-4

@@ -105,7 +105,8 @@ class Store:
             found = _read(self.folder / MANIFEST)
             if found.get("schema") != SCHEMA:
                 raise ValueError(f"schema {found.get('schema')!r}, this version reads {SCHEMA}")
-            return About(**(found | {"form": Form(**found["form"])}))
+            found["form"] = Form(**found["form"])
+            return About(**found)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.folder} is not a teacher-target store: {error}") from error
 

@@ -174,10 +174,11 @@ class Form:
         Of the probabilities of its tokens, the mass beside the most probable ones, that of the label, the sum of
         squares and the entropy (as a share of the largest there is).
         """
+        said: Any = batch.targets
 
         def piece(start: Array, size: int) -> Float[Array, ""]:
             part, here = signal.slice(start, size), _labels(batch, start, size)
-            kept, fresh = batch.targets.slice(start, size), part.belief(here)  # pyright: ignore[reportOptionalMemberAccess]
+            kept, fresh = said.slice(start, size), part.belief(here)
             known = jnp.take_along_axis(part.log_probs(jnp.float32(1.0)), kept.ids, axis=-1)
             pairs = [(jnp.exp(known), jnp.exp(kept.log_probs)), (jnp.exp(fresh.gold), jnp.exp(kept.judged.gold))]
             pairs += [(fresh.square, kept.judged.square)]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from distill import Mesh, load_weights, rows, store, stored, targets
+from distill.checkpoint import Checkpoints
 from distill.data.source import Folder
 from distill.fingerprint import fingerprint, identify
 from distill.items import named_leaves
@@ -21,6 +22,7 @@ from distill.state import create
 from distill.stored import Store
 from distill.targets import Form
 from distill.teacher import LiveTeacher, StoredTeacher
+from distill.trained import identity
 from losses import Dense, Distill, ForwardKL, NoGate, Top
 from losses.sparse import top_k
 from models.llama4 import Execution
@@ -461,6 +463,16 @@ def test_a_run_from_the_store_never_reads_its_teacher(text, trained, tmp_path, m
     monkeypatch.setattr(Room, "teacher_weights", refuse)
     run_experiment(one, tmp_path / "again", quiet=True)
     assert curve(tmp_path / "again") == curve(trained / "from_store")
+
+
+def test_a_teacher_is_known_by_its_checkpoint_alone(trained):
+    place = (trained / "live", "teach", "teacher")
+    assert identity(*place) == identity(*place, 2) == name_of(load_weights(*place))
+    with pytest.raises(FileNotFoundError, match=r"no such checkpoint in .* \(found steps \[.*2\]\)"):
+        identity(*place, 99)
+    checkpoints = Checkpoints(trained / "live" / "checkpoints" / "teach", writable=False)
+    with checkpoints, pytest.raises(ValueError, match="not 'nobody.weights'; name a learner that it holds"):
+        checkpoints.fingerprints("nobody.weights")
 
 
 def test_a_run_refuses_a_store_of_changed_labels(text, trained, tmp_path):
