@@ -26,9 +26,9 @@ PLACED = ("tokens", "labels", "mask", "segments", "positions", "domains")
 class Form:
     """What is kept of every position, and how.
 
-    Of a position: the ids and their log-probabilities (of the `count` most probable tokens, with the log of the rest's
-    mass, or of `count` draws), and what the whole distribution makes of the label (log p(y), |p|^2, entropy), so that
-    every gate works without the teacher. All at temperature 1.
+    Of a position: the `count` most probable tokens with their log-probabilities and that of the rest's mass, or
+    `count` draws; and what the whole distribution makes of the label (log p(y), |p|^2, entropy), so that every gate
+    works without the teacher. All at temperature 1.
     """
 
     kind: Literal["top_k", "sampled"] = "top_k"
@@ -60,9 +60,9 @@ class Form:
         rows = {
             "tokens": ("id", (t,)), "labels": ("id", (t,)), "mask": ("uint8", (t,)), "segments": ("uint16", (t,)),
             "positions": ("uint32", (t,)), "domains": ("uint16", (t,)), "ids": ("id", (t, n)),
-            "log_probs": (self.dtype, (t, n)),
         }  # fmt: skip
-        rows |= {"rest": (self.dtype, (t,))} if self.kind == "top_k" else {}
+        if self.kind == "top_k":
+            rows |= {"log_probs": (self.dtype, (t, n)), "rest": (self.dtype, (t,))}
         return rows | {name: (self.dtype, (t,)) for name in NOTES} | {"top": ("id", (t,))}
 
     @property
@@ -118,21 +118,20 @@ class Form:
         """Rows as a batch [b, t] whose targets are a Signal."""
         at = {name: np.stack([row[name] for row in rows]) for name in self.fields}
         wide: dict[str, Any] = {
-            name: _wide(at[name]) for name in ("log_probs", *NOTES, *(["rest"] if self.kind == "top_k" else []))
+            name: _wide(at[name]) for name, (dtype, _) in self.fields.items() if dtype == self.dtype
         }
+        whole: dict[str, Any] = {name: at[name].astype(np.int32) for name in ("ids", "top")}
+        judged = Belief(gold=wide["gold"], square=wide["square"], entropy=wide["entropy"], top=whole["top"])
+        known = {"ids": whole["ids"], "judged": judged, "vocab": self.vocab}
         if self.kind == "top_k":  # 16 bits leave a total that is not quite 1, which would pull at the student
             total = np.logaddexp.reduce(wide["log_probs"], axis=-1)
             total = np.logaddexp(total, wide["rest"])
-            wide["log_probs"] = np.maximum(wide["log_probs"] - total[..., None], FLOOR)
-            wide["rest"] = np.maximum(wide["rest"] - total, FLOOR)
-        whole: dict[str, Any] = {name: at[name].astype(np.int32) for name in ("ids", "top")}
-        judged = Belief(gold=wide["gold"], square=wide["square"], entropy=wide["entropy"], top=whole["top"])
-        known = {"ids": whole["ids"], "log_probs": wide["log_probs"], "judged": judged, "vocab": self.vocab}
-        if self.kind == "top_k":
-            targets = TopK(rest=wide["rest"], **known)
-        else:
-            shares: Any = np.full(whole["ids"].shape, 1.0 / self.count, np.float32)
-            targets = Sampled(weights=shares, **known)
+            best: Any = np.maximum(wide["log_probs"] - total[..., None], FLOOR)
+            targets = TopK(log_probs=best, rest=np.maximum(wide["rest"] - total, FLOOR), **known)
+        else:  # what the draws' log-probabilities are in expectation is known, and exact: minus the entropy
+            mean: Any = np.broadcast_to(-wide["entropy"][..., None], whole["ids"].shape)
+            even: Any = np.full(mean.shape, 1.0 / self.count, np.float32)
+            targets = Sampled(weights=even, log_probs=mean, **known)
         kept: Any = {name: at[name].astype(np.int32) for name in PLACED}
         return Batch(**(kept | {"mask": at["mask"] > 0}), targets=targets)
 
@@ -141,11 +140,13 @@ class Form:
         domains = np.zeros_like(batch.segments) if batch.domains is None else batch.domains
         arrays: dict[str, Any] = {
             "tokens": batch.tokens, "labels": batch.labels, "mask": batch.mask, "segments": batch.segments,
-            "positions": batch.positions, "domains": domains, "ids": signal.ids, "log_probs": signal.log_probs,
-            "top": signal.judged.top,
+            "positions": batch.positions, "domains": domains, "ids": signal.ids, "top": signal.judged.top,
         }  # fmt: skip
         arrays |= {name: vars(signal.judged)[name] for name in NOTES}
-        arrays |= {"rest": signal.rest} if isinstance(signal, TopK) else {}
+        if isinstance(signal, TopK):
+            arrays |= {"log_probs": signal.log_probs, "rest": signal.rest}
+        else:  # their order says nothing, and sorted they compress
+            arrays |= {"ids": np.sort(np.asarray(signal.ids), axis=-1)}
         floats = {"log_probs", "rest", *NOTES}
         host = {name: np.asarray(array) for name, array in arrays.items()}
         host = {name: np.maximum(array, LEAST) if name in floats else array for name, array in host.items()}
@@ -171,19 +172,19 @@ class Form:
     def distance(self, signal: Projected | Dense, batch: Batch) -> Float[Array, ""]:
         """Largest difference between what a batch [b, t] has of its teacher and what the teacher says; traceable.
 
-        Of the probabilities of its tokens, the mass beside the most probable ones, that of the label, the sum of
-        squares and the entropy (as a share of the largest there is).
+        Of the probability of the label, the sum of squares, the entropy (as a share of the largest there is), and, of
+        the most probable tokens, their probabilities and the mass beside them. Draws are for `Capture.verify`.
         """
         said: Any = batch.targets
 
         def piece(start: Array, size: int) -> Float[Array, ""]:
             part, here = signal.slice(start, size), _labels(batch, start, size)
             kept, fresh = said.slice(start, size), part.belief(here)
-            known = jnp.take_along_axis(part.log_probs(jnp.float32(1.0)), kept.ids, axis=-1)
-            pairs = [(jnp.exp(known), jnp.exp(kept.log_probs)), (jnp.exp(fresh.gold), jnp.exp(kept.judged.gold))]
-            pairs += [(fresh.square, kept.judged.square)]
+            pairs = [(jnp.exp(fresh.gold), jnp.exp(kept.judged.gold)), (fresh.square, kept.judged.square)]
             pairs += [(fresh.entropy / np.log(self.vocab), kept.judged.entropy / np.log(self.vocab))]
             if self.kind == "top_k":
+                known = jnp.take_along_axis(part.log_probs(jnp.float32(1.0)), kept.ids, axis=-1)
+                pairs += [(jnp.exp(known), jnp.exp(kept.log_probs))]
                 pairs += [(jnp.exp(top_k(part, here, self.count).rest), jnp.exp(kept.rest))]
             return jnp.stack([jnp.abs(one - other).max() for one, other in pairs]).max()
 

@@ -2,7 +2,7 @@
 
 One teacher; what it says of the students' batches goes to stores of several forms; students from the same initial
 weights, on the same batches, without labels: from the teacher itself (live), from each store, and, beside two of
-them, from the stored tokens renormalised to 1, as if there were no others (cut).
+them, from the stored tokens renormalised to 1, as if there were no others. Seeds are those of students and batches.
 
     python -m experiments.stored --seeds 3     # the table in experiments/README.md
     python -m experiments.stored --tiny
@@ -31,8 +31,9 @@ from experiments.top_k_bias import renormalised
 from losses import Distill, NoGate, Sampled, TopK
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "top-12": {"count": 12}, "top-8": {"count": 8}, "top-20": {"count": 20}, "top-4": {"count": 4},
-    "draws-12": {"count": 12, "kind": "sampled"}, "top-12-wide": {"count": 12, "dtype": "float32"},
+    "top-12": {"count": 12}, "draws-50": {"count": 50, "kind": "sampled"}, "top-20": {"count": 20},
+    "draws-12": {"count": 12, "kind": "sampled"}, "top-4": {"count": 4}, "top-8": {"count": 8},
+    "top-12-wide": {"count": 12, "dtype": "float32"},
 }  # fmt: skip
 
 
@@ -53,8 +54,8 @@ LIVE = Stage(name="live", learners=(PLAIN,), teacher="behemoth", steps=150, stre
 
 
 def taught(folder: Path) -> Experiment:
-    """The students, of the teacher and the stores in a folder."""
-    given = Trained(name="behemoth", run=str(folder / "teacher"), stage="teach", learner="behemoth")
+    """The students of the stores in a folder, and of the teacher beside it."""
+    given = Trained(name="behemoth", run=str(folder.parent / "teacher"), stage="teach", learner="behemoth")
 
     def learners(name: str) -> tuple[Learner, ...]:
         return (PLAIN, CUT) if name in CUTS else (PLAIN,)
@@ -63,14 +64,14 @@ def taught(folder: Path) -> Experiment:
     return Experiment(name="students", stages=(LIVE, *stages), given=(given,))
 
 
+def sized(one: Experiment, tiny: bool) -> Experiment:
+    """As it is, or tiny under the same name."""
+    return replace(one.tiny(), name=one.name) if tiny else one
+
+
 def run_seed(folder: Path, seed: int, tiny: bool) -> dict[str, tuple[float, float | None]]:
     """Held-out cross-entropy of each student, and the bytes a token of its store on disk."""
-
-    def at(one: Experiment) -> Experiment:
-        return replace(one.tiny() if tiny else one, name=one.name, seed=seed)
-
-    run_experiment(at(TEACH), folder / "teacher", quiet=True)
-    students = at(taught(folder))
+    students = replace(sized(taught(folder), tiny), seed=seed)
     weights, name = students.given[0].teacher(students.mesh), students.given[0].fingerprint
     sizes: dict[str, float | None] = {"live": None}
     for stage in students.stages[1:]:
@@ -102,6 +103,7 @@ def main() -> None:
     said = parser.parse_args()
     keep_compiled()
     folder = said.run.with_name(f"{said.run.name}-tiny") if said.tiny else said.run
+    run_experiment(sized(TEACH, said.tiny), folder / "teacher", quiet=True)
     print("\n".join(table([run_seed(folder / f"seed{seed}", seed, said.tiny) for seed in range(said.seeds)])))
 
 
