@@ -5,6 +5,7 @@ from distill.given import Given, Trained
 from distill.launch import launch
 from distill.mesh import Mesh
 from distill.optim import AdamW, Muon, WarmupCosine, WarmupStableDecay
+from distill.rollout import FromTeacher, OnPolicy
 from distill.run import load_run
 from distill.stage import Learner, Stage
 from distill.trained import load_weights
@@ -12,10 +13,12 @@ from distill.trained import load_weights
 __all__ = [
     "AdamW",
     "Experiment",
+    "FromTeacher",
     "Given",
     "Learner",
     "Mesh",
     "Muon",
+    "OnPolicy",
     "Stage",
     "Trained",
     "WarmupCosine",

@@ -23,6 +23,7 @@ from distill.reading import on_mesh, put, stage_batches, stage_loader
 from distill.retention import check_space, estimate
 from distill.room import Room
 from distill.run import Run
+from distill.scribe import find_scribe
 from distill.stage import Stage
 from distill.state import State, abstract, parts, whole
 from distill.step import Step
@@ -113,13 +114,19 @@ def _advance(
     step = jax.jit(one, donate_argnums=0)
     voice = listen(room, None if stage.beside else stage)
     teacher = voice.teacher
-    feed = Feed(batches, lambda batch: voice.hear(put(batch, stage.accumulate, mesh)), early=voice.far is not None)
+
+    def place(batch: Batch) -> Batch:
+        return voice.hear(put(batch, stage.accumulate, mesh))
+
+    # Completions are written on the host, from weights as they are before the step.
+    feed = Feed(batches, place if stage.rollout is None else lambda batch: batch, early=voice.far is not None)
     glance = on_mesh(loader.held_out_batches(room.experiment.corpus, room.experiment.glance), mesh)
     clock = _Clock(room, stage, start)
-    before = None
+    before, scribe = None, find_scribe(room.experiment, stage)
     with Progress(stage.steps, stage.name, start, quiet=room.quiet) as bar:
         for number in range(start + 1, stage.steps + 1):
-            states, metrics = step(states, teacher, next(feed))
+            batch, said = scribe(next(feed), states, teacher, number)
+            states, metrics = step(states, teacher, batch if stage.rollout is None else place(batch))
             due = number % stage.save_every == 0 or number == stage.steps
             if not due:
                 feed.ahead()  # the step is under way: a teacher on devices of its own goes on with the next batch
@@ -128,7 +135,7 @@ def _advance(
             before = metrics
             if number % stage.log_every == 0 or number in (1, stage.steps):
                 values = {name: float(tally.mean()) for name, tally in sorted(jax.device_get(metrics).items())}
-                room.metrics.write(stage.name, number, kind="train", **values)
+                room.metrics.write(stage.name, number, kind="train", **values, **said)
                 clock.line(number)
                 bar.update(number, loss=values[f"{stage.learners[0].name}/hard"], tokens=clock.tokens)
             asked = room.stop.is_set()  # looked at once: whoever is told to stop has been saved

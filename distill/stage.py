@@ -10,7 +10,8 @@ from distill.given import Given, Trained
 from distill.hold import AsItIs, Bfloat16, Rounded
 from distill.mesh import Mesh
 from distill.optim import AdamW, Optimizer
-from losses import Distill, Hidden, RouterHealth, RouterMatch
+from distill.rollout import FromTeacher, OnPolicy, check_rollout
+from losses import Distill, Hidden, RouterHealth, RouterMatch, SampledReverseKL
 from models.config import Config
 
 
@@ -20,7 +21,7 @@ class Learner:
 
     name: str
     model: Config
-    loss: Distill = field(default_factory=Distill)
+    loss: Distill | SampledReverseKL = field(default_factory=Distill)
     router: RouterHealth = field(default_factory=RouterHealth)
     optimizer: Optimizer = field(default_factory=AdamW)
     features: Hidden | None = None
@@ -68,6 +69,8 @@ class Stage:
     """tokens of a row"""
     accumulate: int = 1
     """micro-batches a batch is cut into; gradients and counts are summed, divided once"""
+    rollout: OnPolicy | FromTeacher | None = None
+    """who completes the prompts of training batches anew; None: answers are the corpus's"""
     change: Change | None = None
     """what becomes of training batches, such as noise in their labels; None: nothing"""
     images: int = 1
@@ -150,6 +153,7 @@ def check_stage(stage: Stage, earlier: dict[str, Learner | Given | Trained], mes
             raise ValueError(
                 f"{where}: {learner.name!r} has another architecture in an earlier stage; give it another name"
             )
+    check_rollout(stage)
     _check_teacher(stage, earlier)
     _check_held(stage, mesh)
     _check_inside(stage, earlier)

@@ -7,7 +7,8 @@ named is a class, made without arguments, or a value. It is known by what it is 
 
     gate(look, place)                                          as losses.Gate
     divergence(signal, logits, temperature)                    as losses.Divergence
-    loss(hidden, head, signal, labels, place, progress)        as losses.Distill
+    loss(hidden, head, signal, labels, place, progress)        as losses.Distill, or, with a class attribute
+                                                               `on_policy`, as losses.SampledReverseKL
     function(student_logits, teacher_logits, labels, mask)     a plain function that returns a mean;
                                                                labels[:, t] follows position t
 """
@@ -37,6 +38,9 @@ FIXED = {
     "logits in bfloat16": invariants.narrow,
 }
 WHOLE = FIXED | {"gradient is the slope": invariants.finite_differences}
+# Of a student's own draws it makes no sense to ask which are the next tokens.
+ON_POLICY = {name: promise for name, promise in FIXED.items() if name != "next-token shift"}
+ON_POLICY |= {"reverse KL in expectation": invariants.unbiased}
 DIVERGENCE = {
     "zero where they agree": properties.zero_at_match,
     "positive where they do not": properties.positive,
@@ -68,6 +72,8 @@ def check(subject: Any) -> dict[str, float]:
         plain = Distill(soft=subject, gate=NoGate(), alpha=Constant(0.5), chunk=None)
         detached = getattr(subject, "detached", False)
         return _ask(DIVERGENCE, subject) | _ask(FIXED if detached else WHOLE, invariants.of_loss(plain))
+    if count == 6 and getattr(subject, "on_policy", False):
+        return _ask(ON_POLICY, invariants.of_loss(subject))
     if count == 6:
         detached = getattr(subject, "detached", False)
         return _ask(PIECES, subject) | _ask(FIXED if detached else WHOLE, invariants.of_loss(subject))

@@ -53,6 +53,8 @@ class Distill:
 
     detached: ClassVar[bool] = True
     """the gate is held fixed: the gradient is not the slope of the value"""
+    on_policy: ClassVar[bool] = False
+    """any labels will do"""
 
     soft: Divergences | Divergence = ForwardKL()
     hard: CrossEntropy | Hard = CrossEntropy()
@@ -75,6 +77,11 @@ class Distill:
             )
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"Distill(chunk={self.chunk}) must be at least 1 position; None takes all at once.")
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether labels have a say: it is not always the teacher alone."""
+        return self.alpha.span() != (1.0, 1.0) or self.gate != NoGate()
 
     def __call__(
         self,

@@ -45,8 +45,8 @@ class Batch:
 
         Args:
           rows: `tokens`, `tokens_segment_ids` (0 is padding) and `tokens_positions`, each [b, t + 1]; where there are
-            several `domains` [b, t + 1]; with images `answer` [b, t + 1], true where a token is to be learned, and
-            `images` [b, i, c, y, x].
+            several `domains` [b, t + 1]; with questions `answer` [b, t + 1], true where a token is to be learned; with
+            images `images` [b, i, c, y, x].
           pad: the id to put where there is no text.
         """
         segments, positions = rows["tokens_segment_ids"], rows["tokens_positions"]

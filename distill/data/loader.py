@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -52,7 +53,7 @@ class Loader:
 
     A document is begin_of_text, its text, end_of_text. Documents follow each other in rows of `length` + 1 tokens;
     one that meets the end of its row goes on in the next, as a piece with positions from 0. A row gives `length` tokens
-    and, one place to their right, as many labels. A document with images is a row by itself (see `Reader`).
+    and, one place to their right, as many labels. A document with an answer is a row by itself (see `Reader`).
     """
 
     rows: int
@@ -102,8 +103,8 @@ class Loader:
             order = np.random.default_rng(self.seed).permutation(len(documents))
             documents = Drawn(documents, order[: self.documents])
         ordered = grain.MapDataset.source(documents).seed(self.seed).shuffle().repeat()[process::processes]
-        if "images" in documents[0]:
-            shuffled = self._read(ordered.map(self._row))
+        if alone(documents[0]):
+            shuffled = self._read(ordered.map(partial(self._row, self._reader(documents[0]))))
         else:
             packed = self._packed(ordered)
             shuffled = grain.experimental.WindowShuffleIterDataset(packed, window_size=self.window, seed=self.seed)
@@ -126,8 +127,10 @@ class Loader:
         share = self._share(process, processes)
         documents = self._documents(source, "held_out", 1)
         ordered = grain.MapDataset.source(documents).seed(0).shuffle()
-        seen = "images" in documents[0]
-        whole = self._read(ordered.map(self._row)) if seen else self._packed(ordered)
+        if alone(documents[0]):
+            whole = self._read(ordered.map(partial(self._row, self._reader(documents[0]))))
+        else:
+            whole = self._packed(ordered)
         rows = islice(whole, count * self.rows)
         found = [{name: np.stack([row[name] for row in some]) for name in some[0]} for some in _groups(rows, self.rows)]
         mine = slice(process * share, (process + 1) * share)
@@ -172,23 +175,30 @@ class Loader:
         return documents.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
 
     def _tokenise(self, document: Document) -> dict[str, Int[np.ndarray, "n"]]:
-        if "images" in document:
-            return {"tokens": self._reader().tokenise(document)["tokens"]}
+        if alone(document):
+            return {"tokens": self._reader(document).tokenise(document)["tokens"]}
         tokens = self.tokenizer.document(document["text"])
         if not self.domains:
             return {"tokens": tokens}
         return {"tokens": tokens, "domains": np.full_like(tokens, self.domains.index(document["domain"]))}
 
-    def _row(self, document: Document) -> dict[str, np.ndarray]:
-        return self._reader().row(document, self.length + 1)
+    def _row(self, reader: Reader, document: Document) -> dict[str, np.ndarray]:
+        return reader.row(document, self.length + 1)
 
-    def _reader(self) -> Reader:
-        if self.vision is None:
+    def _reader(self, document: Document) -> Reader:
+        """For documents like this one."""
+        seen = "images" in document
+        if seen and self.vision is None:
             raise ValueError("the corpus has images, but the models have no vision tower; set model.vision")
-        return Reader(self.tokenizer, self.vision, self.images)
+        return Reader(self.tokenizer, self.vision if seen else None, self.images)
 
     def _batch(self, rows: dict[str, np.ndarray]) -> Batch:
         return Batch.of_rows(rows, self.tokenizer.pad)
+
+
+def alone(document: Document) -> bool:
+    """Whether such documents are rows by themselves: questions and answers, with images or without."""
+    return "images" in document or "answer" in document
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 
 class Document(TypedDict):
-    """A document as a loader reads it: text, or images, a question about them (its text) and the answer."""
+    """A document as a loader reads it: text, or a question (its text) and the answer, about images or not."""
 
     text: bytes
     domain: str
     images: NotRequired[UInt8[np.ndarray, "n y x 3"]]
     """red, green and blue of every image; the frames of a video are images"""
     answer: NotRequired[bytes]
-    """with images: what is to be learned"""
+    """what is to be learned, where the text is a question"""
 
 
 @runtime_checkable

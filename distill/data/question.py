@@ -1,4 +1,4 @@
-"""Questions about images: a document with images becomes one row, which is never cut."""
+"""Questions and answers, about images or not: such a document becomes one row, which is never cut."""
 
 from dataclasses import dataclass
 
@@ -13,18 +13,21 @@ from models.tower import Vision
 
 @dataclass(frozen=True)
 class Reader:
-    """How a document with images becomes a row: begin, its images, its question, its answer, end.
+    """How a document with an answer becomes a row: begin, its images, its question, its answer, end.
 
     An image is one tile: image_start, image, its patches, image_end. The answer and the end are to be learned, the rest
     is given.
     """
 
     tokenizer: Tokenizer
-    vision: Vision
+    vision: Vision | None
+    """how its images are seen; None: documents have none"""
     images: int
     """of a row, at most"""
 
     def __post_init__(self) -> None:
+        if self.vision is None:
+            return
         patch = self.tokenizer.special("patch")
         if self.vision.patch_token != patch or self.vision.channels != 3:
             raise ValueError(
@@ -33,27 +36,34 @@ class Reader:
             )
 
     def tokenise(self, document: Document) -> dict[str, Shaped[np.ndarray, "..."]]:
-        """`tokens` [n], `answer` [n] (true where to be learned), `images` [i, c, y, x], zeros behind the document's.
+        """`tokens` [n], `answer` [n] (true where to be learned); with vision `images` [i, c, y, x], zeros behind some.
 
         Raises:
           ValueError: the document has more images than a row, or none, or no answer.
         """
-        if "images" not in document or "answer" not in document:
+        if ("images" in document) == (self.vision is None) or "answer" not in document:
             raise ValueError(
                 "a document has images, another has none, or lacks its answer; all documents of a corpus must be alike"
             )
-        count = len(document["images"])
-        if count > self.images:
-            raise ValueError(f"a document has {count} images, a row {self.images}; set --stages.N.images {count}")
-        mark, vision = self.tokenizer.special, self.vision
-        image = [mark("image_start"), mark("image"), *[vision.patch_token] * vision.tokens, mark("image_end")]
+        images, pixels = ([], {}) if self.vision is None else self._look(document, self.vision)
         question, answer = self.tokenizer.encode(document["text"]), self.tokenizer.encode(document["answer"])
-        given = np.concatenate(([self.tokenizer.begin], image * count, question))
+        given = np.concatenate(([self.tokenizer.begin], images, question))
         tokens = np.concatenate((given, answer, [self.tokenizer.end])).astype(np.int32)
+        return {"tokens": tokens, "answer": np.arange(len(tokens)) >= len(given), **pixels}
+
+    def _look(self, document: Document, vision: Vision) -> tuple[list[int], dict[str, np.ndarray]]:
+        """The tokens that stand for a document's images, and their tiles."""
+        found = document["images"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        if len(found) > self.images:
+            raise ValueError(
+                f"a document has {len(found)} images, a row {self.images}; set --stages.N.images {len(found)}"
+            )
+        mark = self.tokenizer.special
+        image = [mark("image_start"), mark("image"), *[vision.patch_token] * vision.tokens, mark("image_end")]
         pixels = np.zeros((self.images, vision.channels, vision.image, vision.image), np.float32)
-        for tile, each in zip(pixels, document["images"], strict=False):  # zeros stay behind the last
+        for tile, each in zip(pixels, found, strict=False):  # zeros stay behind the last
             tile[:] = split(each, vision.image, most=1).tiles[0]
-        return {"tokens": tokens, "answer": np.arange(len(tokens)) >= len(given), "images": pixels}
+        return image * len(found), {"images": pixels}
 
     def row(self, document: Document, length: int) -> dict[str, Shaped[np.ndarray, "..."]]:
         """The row [length] of a document, in the names of grain's packing.
@@ -65,8 +75,8 @@ class Reader:
         size = len(read["tokens"])
         if size > length:
             raise ValueError(
-                f"a document with images has {size} tokens, a row {length - 1} and one label; such a document is not "
-                f"cut: set --stages.N.length {size - 1}"
+                f"a document with an answer has {size} tokens, a row {length - 1} and one label; it is not cut: "
+                f"set --stages.N.length {size - 1}"
             )
         place = np.arange(length, dtype=np.int32)
         return {
@@ -74,5 +84,5 @@ class Reader:
             "tokens_segment_ids": (place < size).astype(np.int32),
             "tokens_positions": np.where(place < size, place, 0),
             "answer": np.pad(read["answer"], (0, length - size)),
-            "images": read["images"],
+            **{name: read[name] for name in ("images",) if name in read},
         }
