@@ -1,8 +1,8 @@
 """Should a student learn from its teacher's word on the data, on the teacher's own answers, or on the student's?
 
-The task: words to reverse, digits to sort, numbers to add (experiments/reasoning.py). A teacher has learned it; a
-smaller student has begun to. From there every method takes as many steps, with a learning rate of its own, tuned on
-questions and a seed that are not reported here (experiments/on_policy_rates.py): see METHODS.
+Words to reverse, digits to sort, numbers to add (experiments/reasoning.py): a teacher has learned it, and a smaller
+student has begun to. From there every method takes as many steps, with a learning rate of its own, tuned on questions
+and a seed that are not reported here (experiments/on_policy_rates.py): see METHODS.
 
     python -m distill.sweep experiments/on_policy.py --seeds 3      # trains; held-out cross-entropy of right answers
     python -m experiments.on_policy runs/on_policy 3                # then: exact answers, tokens, seconds, differences

@@ -105,3 +105,15 @@ def routing(student, teacher, mask):
             for b, t in places
         ]
     )
+
+
+def sampled_reverse_kl(p, q, labels, discount=0.0, centred=False):
+    """Of one completion, p and q [t, v]: the values r_t, and the gradient in the student's logits [t, v]."""
+    steps = np.arange(len(labels))
+    ratio = q[steps, labels] - p[steps, labels]
+    slope = np.zeros_like(q)
+    for t in steps:
+        advantage = sum(discount ** (later - t) * ratio[later] for later in steps[t:])
+        advantage -= kl(q[t], p[t]) if centred else 0.0
+        slope[t] = advantage * (np.eye(q.shape[1])[labels[t]] - np.exp(q[t]))
+    return ratio, slope
