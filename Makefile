@@ -20,7 +20,10 @@ PIP := -m pip install --quiet --disable-pip-version-check
 herd: $(CORE)
 	.venv/bin/python experiments/herd.py $(ARGS)
 
-test: lint unit notebooks
+# Lint and notebooks run beside each other: each is one process, the tests are one for every core.
+test: $(FULL)
+	$(MAKE) --jobs=2 lint notebooks
+	$(MAKE) unit
 
 lint: $(FULL)
 	.venv/bin/python -m ruff check .
