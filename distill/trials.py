@@ -137,6 +137,7 @@ def draw(lines: Sequence[Line]) -> Any:
         if shown and shown[0].difference is not None:
             panel.axvline(0.0, color=INK, linewidth=0.8)
         panel.set_yticks(range(len(shown)), [line.title for line in reversed(shown)])
+        panel.set_ylim(-0.5, len(shown) - 0.5)
         panel.set_xlabel("held-out cross-entropy, nats: paired difference with 95 % interval")
     return figure
 
