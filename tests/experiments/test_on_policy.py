@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from distill import AdamW
 from distill.launch import run_experiment
 from distill.reading import stage_loader
 from experiments import on_policy
@@ -55,7 +56,9 @@ def test_the_same_questions_each_time_and_others_by_another_seed():
 def test_methods_differ_in_loss_rollout_and_rate_alone(tmp_path, monkeypatch):
     stages = _methods(tmp_path, monkeypatch).stages
     alike = {
-        replace(one, name="", rollout=None, learners=(replace(one.learners[0], loss=on_policy.LABELS, optimizer=None),))
+        replace(
+            one, name="", rollout=None, learners=(replace(one.learners[0], loss=on_policy.LABELS, optimizer=AdamW()),)
+        )
         for one in stages
     }
     assert len(alike) == 1 and [one.name for one in stages] == list(METHODS)
