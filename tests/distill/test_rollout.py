@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from distill import FromTeacher, OnPolicy
+from distill import FromTeacher, OnPolicy, load_weights
 from distill.data.loader import Loader
 from distill.data.manifest import Count, Manifest
 from distill.launch import run_experiment
@@ -15,14 +15,13 @@ from distill.mesh import Mesh
 from distill.scribe import Scribe, find_scribe, prompt_of
 from distill.state import create
 from distill.step import Step
-from distill.stored import identify
 from distill.teacher import LiveTeacher, Silent
 from losses import Constant, Distill, NoGate, ReverseKL, SampledReverseKL
 from models.config import Layer
 from models.llama4 import Execution
 from models.request import Completion, Request
 from models.tokenizer import Bytes
-from tests.distill.small import MOE, experiment, interrupt, learner, stage
+from tests.distill.small import MOE, assert_close, experiment, interrupt, learner, stage
 
 END, PAD = Bytes().end, Bytes().pad
 SMALL = replace(MOE, vocab=272, layers=1, pattern=(Layer(rope=True, moe=False),))
@@ -159,6 +158,7 @@ def taught(*learners, **changes):
     (lambda: FromTeacher(tokens=0), r"tokens=0.*: tokens must be at least 1"),
     (lambda: taught(teacher=None), "completions need a teacher that is there and finished"),
     (lambda: taught(store="somewhere"), "completions need a teacher that is there and finished.*store='somewhere'"),
+    (lambda: taught(teacher_on=Mesh()), "what it is to judge is not known ahead"),
     (lambda: taught(length=512), "'student' has 512 positions; set --stages.N.length 511 or less"),
     (lambda: taught(learner("a", model=SMALL, loss=SOFT), learner("b", model=SMALL, loss=SOFT)),
      r"\['a', 'b'\] would each have to read rows of its own"),
@@ -199,11 +199,5 @@ def test_a_stage_of_own_rows_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
     run_experiment(one, tmp_path / "run", quiet=True)
     both = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "whole")]
     assert both[0] == both[1] and b"rollout/tokens" in both[0]
-    weights = [identify_student(tmp_path / name) for name in ("run", "whole")]
-    assert weights[0] == weights[1]
-
-
-def identify_student(folder):
-    from distill import load_weights
-
-    return identify(load_weights(folder, "own", "student"))
+    weights = [load_weights(tmp_path / name, "own", "student") for name in ("run", "whole")]
+    assert_close(*weights, tolerance=0)
