@@ -103,11 +103,12 @@ class Feed:
             self._waiting = None
 
 
-def listen(room: Room, stage: Stage | None) -> Voice:
+def voice_of(room: Room, stage: Stage | None) -> Voice:
     """What learners of a stage hear of its teacher as that is now; silence without one."""
     if stage is None or stage.teacher is None:
         return Voice(room.silence())
     if stage.store:
+        room.silence()
         return Voice(StoredTeacher())
     teacher = room.teacher(stage.teacher, stage.teacher_as, stage.teacher_on)
     if stage.teacher_on is None:

@@ -27,6 +27,7 @@ from distill.stage import Learner, Stage
 from distill.state import create
 from distill.step import Step
 from distill.teacher import Silent
+from losses import Constant, Distill, NoGate
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,19 @@ class Rising:
 
 def losses(experiment: Experiment, stage: Stage, learner: Learner, batches: list[Batch]) -> list[float]:
     """Cross-entropy (nats) before each step of a newborn learner on `batches` [a, b, t]."""
-    mesh, learner = experiment.mesh.build(), dataclasses.replace(learner, features=None, routing=None)
+    mesh, learner = experiment.mesh.build(), by_itself(learner)
     step = jax.jit(Step((learner,), len(batches), experiment.execution), donate_argnums=0)
     states, found = (create(learner, len(batches), mesh, experiment.seed),), []
     for batch in batches:
         states, metrics = step(states, Silent(), batch)
         found.append(float(metrics[f"{learner.name}/hard"].mean()))
     return found
+
+
+def by_itself(learner: Learner) -> Learner:
+    """As it learns without a teacher; from labels, where it would have learned from its own draws."""
+    loss = Distill(alpha=Constant(0.0), gate=NoGate()) if learner.loss.on_policy else learner.loss
+    return dataclasses.replace(learner, features=None, routing=None, loss=loss)
 
 
 def overfit(experiment: Experiment, stage: Stage, steps: int = 60) -> dict[str, tuple[float, float]]:
@@ -80,7 +87,7 @@ def norms(experiment: Experiment, stage: Stage) -> dict[str, dict[str, list[floa
     """Norm of the gradient per label of every parameter, one number per repetition of the layer pattern, by learner."""
     mesh, batch = experiment.mesh.build(), draw(experiment, stage, 1)[0]
     part, found = jax.tree.map(lambda x: x[0], batch), {}
-    for learner in stage.learners:
+    for learner in map(by_itself, stage.learners):
         state = create(learner, 1, mesh, experiment.seed)
         step = Step((learner,), 1, experiment.execution)
         slope = jax.jit(lambda state, part, step=step, learner=learner: step.slope(learner, state, None, part))(

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import jax
 
 from distill import ceiling
-from distill.apart import listen
+from distill.apart import voice_of
 from distill.evaluate import evaluate
 from distill.experiment import Experiment
 from distill.loop import Interrupted, check_room, run_stage, stopping
@@ -164,9 +164,13 @@ def score(room: Room, stage: Stage) -> list[dict[str, Any]]:
     loader = stage_loader(experiment, stage)
     batches = on_mesh(loader.held_out_batches(experiment.corpus, experiment.held_out), experiment.mesh.build())
     seconds = sum(line["seconds"] for line in room.run.timings() if line["stage"] == stage.name)
-    rows = []
+    rows, voices = [], {}
     for learner in stage.learners:
-        voice = listen(room, experiment.lesson_of(learner.name))
+        lesson = experiment.lesson_of(learner.name)
+        name = lesson.name if lesson else None
+        if name not in voices:  # one at a time is held
+            voices = {name: voice_of(room, lesson)}
+        voice = voices[name]
         weights, heard = room.weights(stage, learner.name), (voice.hear(batch) for batch in batches)
         found = evaluate(weights, voice.teacher, heard, experiment.execution, loader.domains)
         row = {"seed": experiment.seed, "stage": stage.name, "name": learner.name}

@@ -7,12 +7,13 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from distill.apart import Feed, listen
+from distill.apart import Feed, Voice, voice_of
 from distill.checkpoint import Checkpoints
 from distill.data.batch import Batch
 from distill.data.loader import Batches
@@ -27,7 +28,6 @@ from distill.scribe import find_scribe
 from distill.stage import Stage
 from distill.state import State, abstract, parts, whole
 from distill.step import Step
-from distill.teacher import Teacher
 
 PATIENCE = 3
 """consecutive steps without a finite update after which a run stops"""
@@ -112,7 +112,7 @@ def _advance(
     loader = stage_loader(room.experiment, stage)
     one = Step(stage.learners, stage.steps, room.experiment.execution, loader.domains, stage.beside, stage.average)
     step = jax.jit(one, donate_argnums=0)
-    voice = listen(room, None if stage.beside else stage)
+    voice = voice_of(room, None if stage.beside else stage)
     teacher = voice.teacher
 
     def place(batch: Batch) -> Batch:
@@ -147,10 +147,10 @@ def _advance(
                     stage,
                     checkpoints,
                     states,
-                    one.heard(states, teacher),
+                    replace(voice, teacher=one.heard(states, teacher)),
                     number,
                     batches,
-                    [voice.hear(each) for each in glance],
+                    glance,
                     loader.domains,
                 )
             if asked and number < stage.steps:
@@ -163,7 +163,7 @@ def _save(
     stage: Stage,
     checkpoints: Checkpoints,
     states: tuple[State, ...],
-    teacher: Teacher,
+    voice: Voice,
     number: int,
     batches: Any,
     glance: list[Batch],
@@ -172,8 +172,9 @@ def _save(
     """A look at held-out text where one is due, then a checkpoint, scored by what was seen."""
     score = None
     if number % stage.save_every == 0 or number == stage.steps:
+        heard = [voice.hear(batch) for batch in glance]
         looks = {
-            learner.name: evaluate(state.weights, teacher, glance, room.experiment.execution, domains)
+            learner.name: evaluate(state.weights, voice.teacher, heard, room.experiment.execution, domains)
             for learner, state in zip(stage.learners, states, strict=True)
         }
         room.metrics.write(stage.name, number, kind="held_out", **_flat(looks))

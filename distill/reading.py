@@ -38,6 +38,7 @@ def stage_batches(room: Room, stage: Stage) -> Batches:
         tokenizer=experiment.tokenizer.fingerprint,
         data=experiment.corpus.manifest().sha256,
         teacher=room.identity(stage.teacher or ""),
+        documents=stage.documents,
         change=repr(stage.change),
         temperature=1.0,
     )

@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:  # they are made of these
     from distill.stage import Stage
-    from distill.state import Weights
+    from models.config import Config
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +35,8 @@ class OnPolicy:
         """Whether every label is drawn from the student as it is."""
         return self.fraction == 1.0 and self.temperature == 1.0
 
-    def choose(self, student: "Weights", teacher: "Weights") -> "Weights":
-        """Who writes."""
+    def choose(self, student: T, teacher: T) -> T:
+        """Who writes: of two things of a kind, the writer's."""
         return student
 
     def check(self, stage: "Stage") -> None:
@@ -79,16 +81,19 @@ class FromTeacher:
         """None of the labels is the student's."""
         return False
 
-    def choose(self, student: "Weights", teacher: "Weights") -> "Weights":
-        """Who writes."""
+    def choose(self, student: T, teacher: T) -> T:
+        """Who writes: of two things of a kind, the writer's."""
         return teacher
 
     def check(self, stage: "Stage") -> None:
         """Any learners may read what the teacher wrote."""
 
 
-def check_rollout(stage: "Stage") -> None:
+def check_rollout(stage: "Stage", teacher: "Config | None") -> None:
     """Refuses a stage whose completions nobody could write, or would teach nothing.
+
+    Args:
+      teacher: what its teacher is.
 
     Raises:
       ValueError: as it says.
@@ -108,13 +113,13 @@ def check_rollout(stage: "Stage") -> None:
             f"teacher={stage.teacher!r}, store={stage.store!r} and teacher_on={stage.teacher_on}: name a learner of an "
             "earlier stage or a given model, on the learners' own mesh (what it is to judge is not known ahead)"
         )
-    for one in stage.learners:
-        if stage.length >= one.model.max_positions:
-            raise ValueError(
-                f"{where}: a prompt and its completion may have {stage.length + 1} tokens, and {one.name!r} has "
-                f"{one.model.max_positions} positions; set --stages.N.length {one.model.max_positions - 1} or less"
-            )
     rollout.check(stage)
+    writer = rollout.choose(stage.learners[0].model, teacher)
+    if writer is not None and stage.length >= writer.max_positions:
+        raise ValueError(
+            f"{where}: a prompt and its completion may have {stage.length + 1} tokens, and who writes it has "
+            f"{writer.max_positions} positions; set --stages.N.length {writer.max_positions - 1} or less"
+        )
 
 
 def _check_drawing(asker: object, fraction: float, temperature: float, tokens: int | None) -> None:

@@ -137,7 +137,7 @@ def find_scribe(experiment: Experiment, stage: Stage) -> Write:
         length=stage.length,
         stop=experiment.tokenizer.end,
         pad=experiment.tokenizer.pad,
-        execution=experiment.execution,
+        execution=stage.rollout.choose(experiment.execution, stage.teacher_as.execution(experiment.execution)),
         # Of one stream, as batches are: stages that write from the same weights write the same.
         seed=zlib.crc32(f"{experiment.seed} {stage.stream}".encode()) & 0x7FFFFFFF,
     )

@@ -11,7 +11,7 @@ from distill.hold import AsItIs, Bfloat16, Rounded
 from distill.mesh import Mesh
 from distill.optim import AdamW, Optimizer
 from distill.rollout import FromTeacher, OnPolicy, check_rollout
-from losses import Distill, Hidden, RouterHealth, RouterMatch, SampledReverseKL
+from losses import Distill, Hidden, Loss, RouterHealth, RouterMatch, SampledReverseKL
 from models.config import Config
 
 
@@ -21,7 +21,7 @@ class Learner:
 
     name: str
     model: Config
-    loss: Distill | SampledReverseKL = field(default_factory=Distill)
+    loss: Distill | SampledReverseKL | Loss = field(default_factory=Distill)
     router: RouterHealth = field(default_factory=RouterHealth)
     optimizer: Optimizer = field(default_factory=AdamW)
     features: Hidden | None = None
@@ -62,7 +62,8 @@ class Stage:
     teacher_as: AsItIs | Bfloat16 | Rounded = AsItIs()
     """how the frozen teacher is held: in its own dtype, in bfloat16, or in whole numbers of 8 or 4 bits"""
     store: str | None = None
-    """folder of what the teacher said (`python -m distill.store`): it is then read from there and never in memory"""
+    """folder of what the teacher said (`python -m distill.store`): it is then read from there and never in memory; rows
+    and their order are those of the capture, whatever the seed and the stream"""
     rows: int = 8
     """rows of a batch over all devices"""
     length: int = 128
@@ -105,7 +106,9 @@ def tiny_stage(stage: Stage, models: dict[str, Config]) -> Stage:
         dataclasses.replace(
             learner,
             model=models[learner.name],
-            features=learner.features and dataclasses.replace(learner.features, pairs=None),
+            # Tiny models have other layers, widths and experts than those that were to be compared.
+            features=learner.features and dataclasses.replace(learner.features, pairs=None, project=True),
+            routing=None,
         )
         for learner in stage.learners
     )
@@ -144,6 +147,11 @@ def check_stage(stage: Stage, earlier: dict[str, Learner | Given | Trained], mes
     mesh.check_rows(stage.rows // stage.accumulate)
     for learner in stage.learners:
         model = learner.model
+        if not isinstance(learner.loss, Loss):
+            raise ValueError(
+                f"{where}: the loss of {learner.name!r} is {learner.loss}; it must say its gate, on_policy and "
+                "learns_labels, and be called: inherit from losses.Loss"
+            )
         if stage.length > model.max_positions:
             raise ValueError(
                 f"{where}: rows of {stage.length} tokens are longer than the {model.max_positions} positions of "
@@ -153,8 +161,9 @@ def check_stage(stage: Stage, earlier: dict[str, Learner | Given | Trained], mes
             raise ValueError(
                 f"{where}: {learner.name!r} has another architecture in an earlier stage; give it another name"
             )
-    check_rollout(stage)
     _check_teacher(stage, earlier)
+    heard = earlier.get(stage.teacher or "")
+    check_rollout(stage, None if heard is None else heard.model)
     _check_held(stage, mesh)
     _check_inside(stage, earlier)
     _check_sight(stage, earlier)

@@ -76,7 +76,7 @@ def moving(state: State) -> PyTree:
     return _together(state.weights.model, state.projection)
 
 
-def apart(params: PyTree) -> tuple[Llama4, nnx.Param | None]:
+def divided(params: PyTree) -> tuple[Llama4, nnx.Param | None]:
     """Model and projection again."""
     return params if isinstance(params, tuple) else (params, None)
 

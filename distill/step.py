@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from distill.data.batch import Batch
 from distill.features import compare
 from distill.stage import Learner
-from distill.state import State, Weights, apart, moving, optimizer
+from distill.state import State, Weights, divided, moving, optimizer
 from distill.teacher import LiveTeacher, Teacher, listen
 from losses import Signal, Tally
 from models.llama4 import Execution, Llama4
@@ -92,7 +92,7 @@ class Step:
         """
 
         def objective(params: PyTree) -> tuple[Float[Array, ""], tuple[Metrics, PyTree, Float[Array, "l e"]]]:
-            model, projection = apart(params)
+            model, projection = divided(params)
             read = (batch.tokens, batch.layout(), state.weights.bias, self.execution, batch.images)
             trace = model.trace(*read) if learner.opens and inside is not None else None
             hidden, routing = model(*read) if trace is None else (trace.hidden, trace.routing)
@@ -124,7 +124,7 @@ class Step:
         updates, opt = optimizer(learner, self.steps).update(gradient, state.opt, params)
         finite = jnp.isfinite(slope.metrics["loss"].total + norm + optax.tree.norm(updates))
         bias = None if weights.bias is None else _rebalanced(learner, weights.bias, slope.load)
-        model, projection = apart(optax.apply_updates(params, updates))
+        model, projection = divided(optax.apply_updates(params, updates))
         memory = state.memory if slope.seen is None else learner.loss.gate.update(state.memory, slope.seen)
         average = None if state.average is None else self.averaged(state.average, model, state.step)
         moved = dataclasses.replace(

@@ -58,6 +58,7 @@ class Capture:
             teacher=self.teacher,
             tokenizer=self.experiment.tokenizer.fingerprint,
             data=self.experiment.corpus.manifest().sha256,
+            documents=self.stage.documents,
             order=describe_order(self.experiment, self.stage),
             change=repr(self.stage.change),
             form=self.form,

@@ -37,6 +37,8 @@ class About:
     tokenizer: str
     data: str
     """hash of the corpus"""
+    documents: int | None
+    """of the corpus, drawn by the seed, that the rows are of; None: all"""
     order: str
     """what decides which rows of it come in which order"""
     change: str

@@ -28,7 +28,7 @@ from distill.stored import Store
 from distill.targets import Form
 from experiments.herd import BEHEMOTH, SCOUT
 from experiments.top_k_bias import renormalised
-from losses import Distill, NoGate, Sampled, TopK
+from losses import Distill, Lens, NoGate, Sampled, TopK
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "top-12": {"count": 12}, "draws-50": {"count": 50, "kind": "sampled"}, "top-20": {"count": 20},
@@ -38,7 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Cut:
+class Cut(Lens):
     """The stored tokens, renormalised."""
 
     def __call__(self, signal: TopK, labels: Int[Array, "b t"]) -> Sampled:

@@ -26,7 +26,7 @@ from distill import Experiment, Stage, Trained
 from distill.sweep import shrunk
 from experiments.divergences import prepare as prepare
 from experiments.herd import SCOUT
-from losses import Clear, Distill, NoGate, Sampled, Sides, Top, TopK, Whole
+from losses import Clear, Distill, Lens, NoGate, Sampled, Sides, Top, TopK, Whole
 from losses.sparse import draw, top_k
 
 
@@ -37,7 +37,7 @@ def renormalised(top: TopK) -> Sampled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class Cut(Lens):
     """The most probable tokens, renormalised, as if there were no others."""
 
     k: int
@@ -59,7 +59,7 @@ class Blind(Sampled):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Both:
+class Both(Lens):
     """The most probable tokens, both sides renormalised."""
 
     k: int
@@ -70,7 +70,7 @@ class Both:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class Drawn(Lens):
     """Draws from the teacher; of a key that follows from the labels, as a loss has no randomness of its own."""
 
     draws: int

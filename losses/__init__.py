@@ -24,6 +24,7 @@ from losses.gate import WSLD, Balance, Gap, Gate, Look, NoGate, Place, TeacherCo
 from losses.hard import CrossEntropy, Hard
 from losses.hidden import Angle, Hidden, RouterMatch, Squared
 from losses.lens import Clear, Lens, PutRight, Top
+from losses.loss import Loss
 from losses.policy import SampledReverseKL
 from losses.router import RouterHealth
 from losses.schedule import WSD, Constant, Cosine, Linear, Schedule
@@ -61,6 +62,7 @@ __all__ = [
     "Lens",
     "Linear",
     "LogScore",
+    "Loss",
     "Look",
     "Motion",
     "NoGate",

@@ -7,8 +7,8 @@ named is a class, made without arguments, or a value. It is known by what it is 
 
     gate(look, place)                                          as losses.Gate
     divergence(signal, logits, temperature)                    as losses.Divergence
-    loss(hidden, head, signal, labels, place, progress)        as losses.Distill, or, with a class attribute
-                                                               `on_policy`, as losses.SampledReverseKL
+    loss(hidden, head, signal, labels, place, progress)        as losses.Distill, or, where it is `on_policy`, as
+                                                               losses.SampledReverseKL; a learner's inherits losses.Loss
     function(student_logits, teacher_logits, labels, mask)     a plain function that returns a mean;
                                                                labels[:, t] follows position t
 """
@@ -73,7 +73,7 @@ def check(subject: Any) -> dict[str, float]:
         detached = getattr(subject, "detached", False)
         return _ask(DIVERGENCE, subject) | _ask(FIXED if detached else WHOLE, invariants.of_loss(plain))
     if count == 6 and getattr(subject, "on_policy", False):
-        return _ask(ON_POLICY, invariants.of_loss(subject))
+        return _ask(PIECES, subject) | _ask(ON_POLICY, invariants.of_loss(subject))
     if count == 6:
         detached = getattr(subject, "detached", False)
         return _ask(PIECES, subject) | _ask(FIXED if detached else WHOLE, invariants.of_loss(subject))

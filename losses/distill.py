@@ -80,8 +80,8 @@ class Distill:
 
     @property
     def learns_labels(self) -> bool:
-        """Whether labels have a say: it is not always the teacher alone."""
-        return self.alpha.span() != (1.0, 1.0) or self.gate != NoGate()
+        """Whether labels have a say: it is not always the teacher alone, as it is."""
+        return self.alpha.span() != (1.0, 1.0) or self.gate != NoGate() or self.lens.learns_labels
 
     def __call__(
         self,

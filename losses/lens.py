@@ -13,7 +13,12 @@ from losses.sparse import TopK, top_k
 
 @runtime_checkable
 class Lens(Protocol):
-    """Turns a signal into another, piece by piece of the time axis."""
+    """Turns a signal into another, piece by piece of the time axis. One of one's own inherits from this class."""
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether labels have a say in what becomes of the signal."""
+        return True
 
     def __call__(self, signal: Any, labels: Int[Array, "b t"]) -> Signal:
         """The signal as the loss sees it."""
@@ -21,8 +26,13 @@ class Lens(Protocol):
 
 
 @dataclass(frozen=True)
-class Clear:
+class Clear(Lens):
     """Leaves it as it is."""
+
+    @property
+    def learns_labels(self) -> bool:
+        """They have none."""
+        return False
 
     def __call__(self, signal: Signal, labels: Int[Array, "b t"]) -> Signal:
         """The signal."""
@@ -30,7 +40,7 @@ class Clear:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Top:
+class Top(Lens):
     """The k most probable tokens and the mass of the rest: what a store of so many would say."""
 
     k: int = 64
@@ -39,13 +49,18 @@ class Top:
         if self.k < 1:
             raise ValueError(f"Top(k={self.k}) must be at least 1 token.")
 
+    @property
+    def learns_labels(self) -> bool:
+        """They have none."""
+        return False
+
     def __call__(self, signal: Whole, labels: Int[Array, "b t"]) -> TopK:
         """The coarser signal."""
         return top_k(signal, labels, self.k)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PutRight:
+class PutRight(Lens):
     """Mixes the label in where the teacher's first choice is wrong. See `losses.ensemble.Corrected`.
 
     Attributes:

@@ -85,7 +85,7 @@ class SampledReverseKL:
           minus teacher_hard), accuracy (draws that were the first choice) and agreement (of the first choices).
 
         Raises:
-          ValueError: there is no teacher, or its vocabulary is another.
+          ValueError: there is no teacher, it does not know every token's probability, or its vocabulary is another.
         """
         if signal is None:
             raise ValueError("SampledReverseKL has no teacher to judge the student's draws; set the stage's teacher.")
@@ -148,6 +148,11 @@ class _Policy:
 
     def look(self, logits, rows) -> _Notes:
         p, q = rows.signal.against(logits, jnp.float32(1.0)).whole("SampledReverseKL")
+        if p.shape[-1] != logits.shape[-1]:
+            raise ValueError(
+                f"SampledReverseKL asks the teacher for whatever was drawn, and {type(rows.signal).__name__} does not "
+                "know every token; take a teacher that is there."
+            )
         ratios = jnp.clip(q - p, -self.limit, self.limit)
         teacher, student = rows.signal.belief(rows.labels), Dense(logits).belief(rows.labels)
         return _Notes(teacher, student, pick(ratios, rows.labels), contract(jnp.exp(q), ratios))

@@ -183,7 +183,10 @@ class Loader:
         return {"tokens": tokens, "domains": np.full_like(tokens, self.domains.index(document["domain"]))}
 
     def _row(self, reader: Reader, document: Document) -> dict[str, np.ndarray]:
-        return reader.row(document, self.length + 1)
+        row = reader.row(document, self.length + 1)
+        if self.domains:
+            row["domains"] = np.full_like(row["tokens"], self.domains.index(document["domain"]))
+        return row
 
     def _reader(self, document: Document) -> Reader:
         """For documents like this one."""

@@ -194,4 +194,4 @@ def test_the_tiny_form_has_one_device():
     one = replace(stage(learner(), teacher="teacher"), teacher_on=AWAY)
     from distill.stage import tiny_stage
 
-    assert tiny_stage(one).teacher_on is None
+    assert tiny_stage(one, {"student": MOE}).teacher_on is None

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import optax
 import pytest
 
-from distill.diagnose import Rising, best_rate, load, rates
+from distill.diagnose import Rising, best_rate, by_itself, load, rates
+from losses import Constant, Distill, NoGate, SampledReverseKL
 from tests.distill.small import experiment, learner, stage
 
 
@@ -28,6 +29,11 @@ def test_a_file_without_an_experiment_is_refused(tmp_path):
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(ValueError, match="defines no EXPERIMENT"):
         load(tmp_path / "empty.py")
+
+
+def test_who_learns_from_its_own_draws_is_looked_at_with_labels():
+    alone = by_itself(learner(loss=SampledReverseKL()))
+    assert alone.loss == Distill(alpha=Constant(0.0), gate=NoGate()) and by_itself(learner()).loss == learner().loss
 
 
 def test_an_optimizer_without_a_rate_is_refused():

@@ -81,3 +81,14 @@ def test_tiny_keeps_the_stages_and_shrinks_the_rest():
     assert small.stages[1].steps <= 12 and small.stages[1].rows <= 8 and small.stages[1].length <= 64
     assert small.name == "small-tiny"
     assert small.stages[1].learners[0].model.pattern == MOE.pattern
+
+
+def test_a_loss_that_does_not_say_what_it_needs_is_refused():
+    class Mine:
+        def __call__(self, hidden, head, signal, labels, place, progress):
+            return None
+
+    one = learner()
+    object.__setattr__(one, "loss", Mine())
+    with pytest.raises(ValueError, match="must say its gate, on_policy and learns_labels, and be called"):
+        experiment(stages=(stage(one),))

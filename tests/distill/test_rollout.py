@@ -16,7 +16,7 @@ from distill.scribe import Scribe, find_scribe, prompt_of
 from distill.state import create
 from distill.step import Step
 from distill.teacher import LiveTeacher, Silent
-from losses import Constant, Distill, NoGate, ReverseKL, SampledReverseKL
+from losses import Constant, Distill, NoGate, PutRight, ReverseKL, SampledReverseKL
 from models.config import Layer
 from models.llama4 import Execution
 from models.request import Completion, Request
@@ -79,6 +79,11 @@ def test_a_question_is_a_row_of_which_the_answer_counts(batch):
     for row in range(8):
         question, answer = Bytes().decode(prompt_of(batch, row)).removeprefix("<|begin_of_text|>").split("=")
         assert answer == "" and Bytes().decode(batch.labels[row][batch.mask[row]]) == question[::-1] + "<|end_of_text|>"
+
+
+def test_a_question_knows_its_domain():
+    found = next(Loader(rows=4, length=12, domains=("other", "text")).batches(Mirror()))
+    assert found.domains is not None and np.all(found.domains[found.segments > 0] == 1)
 
 
 def test_what_counts_is_what_was_generated_however_long_the_answer_was(batch):
@@ -159,11 +164,14 @@ def taught(*learners, **changes):
     (lambda: taught(teacher=None), "completions need a teacher that is there and finished"),
     (lambda: taught(store="somewhere"), "completions need a teacher that is there and finished.*store='somewhere'"),
     (lambda: taught(teacher_on=Mesh()), "what it is to judge is not known ahead"),
-    (lambda: taught(length=512), "'student' has 512 positions; set --stages.N.length 511 or less"),
+    (lambda: taught(length=512), "who writes it has 512 positions; set --stages.N.length 511 or less"),
+    (lambda: taught(learner(model=replace(SMALL, max_positions=600)), length=512, rollout=FromTeacher()),
+     "who writes it has 512 positions"),
     (lambda: taught(learner("a", model=SMALL, loss=SOFT), learner("b", model=SMALL, loss=SOFT)),
      r"\['a', 'b'\] would each have to read rows of its own"),
     (lambda: taught(learner(model=SMALL)), "'student' would learn its own draws as if they were true"),
     (lambda: taught(learner(model=SMALL, loss=Distill(alpha=Constant(0.5), gate=NoGate()))), "as if they were true"),
+    (lambda: taught(learner(model=SMALL, loss=replace(SOFT, lens=PutRight()))), "as if they were true"),
     (lambda: taught(learner(model=SMALL, loss=SampledReverseKL()), rollout=None), "right for its own draws .* alone"),
     (lambda: taught(learner(model=SMALL, loss=SampledReverseKL()), rollout=FromTeacher()), "set rollout=OnPolicy()"),
     (lambda: taught(learner(model=SMALL, loss=SampledReverseKL()), rollout=OnPolicy(fraction=0.5)), "own draws"),
@@ -172,6 +180,11 @@ def taught(*learners, **changes):
 def test_what_cannot_be_completed_or_teaches_nothing_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_who_only_reads_needs_no_room_to_write():
+    many = taught(learner(model=replace(SMALL, max_positions=12)), rollout=FromTeacher())
+    assert many.stages[1].length == 12
 
 
 def test_several_students_may_read_what_the_teacher_wrote():

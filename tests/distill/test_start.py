@@ -77,7 +77,7 @@ def test_an_heir_is_born_sharded_with_the_moments_of_none():
     mesh = Mesh(fsdp=2).build()
     teacher = create(TEACHER, 2, mesh, 0).weights.model
     merged = replace(MANY, model=replace(DEEP, layers=2, experts=2), keep=(0, 1))
-    state = adopt(merged, 2, mesh, teacher, 0)
+    state = adopt(merged, 2, mesh, 0, teacher)
     wanted = jax.tree.leaves(abstract(merged, 2, mesh))
     assert all(
         x.sharding.is_equivalent_to(y.sharding, x.ndim) for x, y in zip(jax.tree.leaves(state), wanted, strict=True)

@@ -489,6 +489,13 @@ def test_a_run_refuses_the_store_of_another_teacher(text, trained, tmp_path):
         run_experiment(other, tmp_path / "other", quiet=True)
 
 
+def test_a_run_refuses_the_store_of_other_documents(text, trained, tmp_path):
+    one = two_stages(text, str(trained / "store"))
+    few = replace(one, stages=(one.stages[0], replace(one.stages[1], documents=5)))
+    with pytest.raises(ValueError, match="documents is None, wanted 5"):
+        run_experiment(few, tmp_path / "few", quiet=True)
+
+
 def test_a_run_refuses_a_store_that_is_too_short(text, trained, tmp_path):
     one = two_stages(text, str(trained / "store"))
     longer = replace(one, stages=(one.stages[0], replace(one.stages[1], steps=5)))
@@ -507,4 +514,3 @@ def test_the_commands_inspect_and_refuse(whole, text, capsys):
     assert "0 of 6 batches" in printed and "a token before compression" in printed
     with pytest.raises(ValueError, match="is not a teacher-target store"):
         store.inspect(text)
-    assert targets.LEAST < -1e4

@@ -12,6 +12,7 @@ import pytest
 from losses import Dense, Distill, ForwardKL, JensenShannon, NoGate, Place, ReverseKL, SampledReverseKL, Tally
 from losses.check import broken, check
 from losses.policy import returned
+from losses.sparse import top_k
 from tests.losses import formulas
 
 rng = np.random.default_rng(0)
@@ -162,6 +163,15 @@ def test_without_a_teacher_there_is_nothing_to_learn():
             jnp.asarray(LABELS),
             Place(jnp.asarray(MASK), segments, segments),
             0.0,
+        )
+
+
+def test_a_teacher_that_does_not_know_every_token_is_refused():
+    segments, labels = jnp.ones((B, T), jnp.int32), jnp.asarray(LABELS)
+    few = top_k(Dense(jnp.asarray(TEACHER)), labels, 2)
+    with pytest.raises(ValueError, match="whatever was drawn, and TopK does not know every token"):
+        SampledReverseKL()(
+            jnp.asarray(STUDENT), jnp.eye(V), few, labels, Place(jnp.asarray(MASK), segments, segments), 0.0
         )
 
 
