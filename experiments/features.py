@@ -3,7 +3,8 @@
 Students of half the teacher's width learn from one teacher pass, from the same initial weights and on the same batches:
 by its word alone (off), with a hidden-state term of two distances (squared, angle), and with one that asks for the
 teacher's routing (routers). `scout` is as deep as its teacher and has as many experts; `shallow` is half as deep, so
-that its routers cannot be compared. Weights and learning rates are those that experiments/features_rates.py chose.
+that its routers cannot be compared. Weights and rates are for experiments/features_rates.py to choose; so far it has
+run at one rate, where the greatest weight was best.
 
     python -m distill.sweep experiments/features.py --seeds 3 --against off
     python -m distill.sweep experiments/features.py --tiny

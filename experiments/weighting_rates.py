@@ -5,14 +5,17 @@ each over all conditions; the first goes into RATES there.
 
     python -m distill.sweep experiments/weighting_rates.py --only rate
     python -m distill.sweep experiments/weighting_rates.py --only gate
-    python experiments/weighting_rates.py                                   # what is best, of what has been run
+    python -m experiments.weighting_rates                                   # what is best, of what has been run
 
 Cost and result: experiments/README.md.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from distill import Experiment, Learner
 from distill.sweep import shrunk
@@ -52,3 +55,30 @@ def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
     made = [at(f"rate{rate}", name, of(methods(name), rate)) for rate in RATES for name in CONDITIONS]
     made += [at("gate", name, of(gates, dynamic_weighting.RATE)) for name in CONDITIONS]
     yield from shrunk(iter(made), tiny)
+
+
+def best(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[str, float]]]:
+    """Of every method at each rate, and of the gate in each form, the mean held-out cross-entropy over conditions.
+
+    Args:
+      rows: of trials.jsonl. Only conditions in which all settings of a method were run count; the best comes first.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in rows:
+        condition, _, setting = row["trial"].rpartition("-")
+        method, key = ("gate", row["name"]) if setting == "gate" else (row["name"], setting)
+        if row["name"] != TEACHER.name:
+            found.setdefault(method, {}).setdefault(key, {})[condition] = row["cross_entropy"]
+    means = {}
+    for method, settings in found.items():
+        common = set.intersection(*(set(values) for values in settings.values()))
+        if common:
+            each = {key: fmean(values[name] for name in common) for key, values in settings.items()}
+            means[method] = sorted(each.items(), key=lambda pair: pair[1])
+    return means
+
+
+if __name__ == "__main__":
+    lines = Path("runs/weighting_rates/trials.jsonl").read_text().splitlines()
+    for method, settings in best([json.loads(line) for line in lines]).items():
+        print(f"{method:20} " + "  ".join(f"{key} {value:.4f}" for key, value in settings))

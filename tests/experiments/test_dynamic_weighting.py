@@ -3,6 +3,7 @@ import pytest
 
 from distill.data.loader import Loader
 from distill.data.source import Folder
+from experiments import weighting_rates
 from experiments.dynamic_weighting import CONDITIONS, METHODS, Oracle
 from experiments.weighting_data import LETTERS, Languages, Noise, cipher
 from losses import Gate
@@ -69,3 +70,16 @@ def test_systematic_errors_are_the_same_for_the_same_letter(text):
 def test_methods_are_losses_with_gates_and_every_condition_is_named():
     assert all(isinstance(loss.gate, Gate) for loss in METHODS.values()) and isinstance(Oracle(), Gate)
     assert {"reliable", "specialist", "specialist-noise", "mixed", "live", "warm", "errors", "few"} <= set(CONDITIONS)
+
+
+def test_what_is_best_is_asked_over_the_conditions_that_all_settings_share():
+    def row(trial, name, value):
+        return {"trial": trial, "name": name, "cross_entropy": value}
+
+    rows = [
+        row("weak-rate0.003", "hard", 2.0), row("live-rate0.003", "hard", 2.2), row("weak-rate0.006", "hard", 1.9),
+        row("weak-gate", "kappa30_b1", 1.5), row("live-gate", "kappa30_b1", 1.7), row("live-gate", "teacher", 9.0),
+    ]  # fmt: skip
+    found = weighting_rates.best(rows)
+    assert found["hard"] == [("rate0.006", 1.9), ("rate0.003", 2.0)]  # live was not run at both
+    assert found["gate"] == [("kappa30_b1", pytest.approx(1.6))]
