@@ -11,6 +11,7 @@ from losses import (
     Distill,
     ForwardKL,
     JensenShannon,
+    Lens,
     NoGate,
     Projected,
     ReverseKL,
@@ -143,7 +144,12 @@ def test_what_is_not_linear_in_the_teacher_refuses_samples(divergence, key):
         divergence(draw(dense, labels, 4, key), dense.logits, ONE)
 
 
-@pytest.mark.parametrize("lens", [Top(k=3), lambda signal, labels: draw(signal, labels, 3, jax.random.key(0))])
+class Drawn(Lens):
+    def __call__(self, signal, labels):
+        return draw(signal, labels, 3, jax.random.key(0))
+
+
+@pytest.mark.parametrize("lens", [Top(k=3), Drawn()], ids=["top", "drawn"])
 def test_a_temperature_needs_the_whole_distribution(key, lens):
     with pytest.raises(ValueError, match="known at temperature 1 only"):
         call(Distill(temperature=Constant(2.0), lens=lens), **case(key))
