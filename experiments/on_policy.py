@@ -78,10 +78,10 @@ def learner(name: str, model: Config, method: Method, start: str | None = None) 
 
 def prepare(folder: Path, tiny: bool) -> Iterator[Experiment]:
     """The teacher, and the student as it begins: both from right answers."""
-    gold = Method(LABELS, None, 4e-3)
+    gold = Method(LABELS, None, 6e-3)
     made = [
-        experiment("teacher", stage("learn", learner("teacher", WIDE, gold), 700)),
-        experiment("begun", stage("learn", learner("student", NARROW, gold), 250, stream=1)),
+        experiment("teacher", stage("learn", learner("teacher", WIDE, gold), 1200)),
+        experiment("begun", stage("learn", learner("student", NARROW, gold), 350, stream=1)),
     ]
     yield from shrunk(iter(made), tiny)
 
@@ -94,7 +94,9 @@ def learn(name: str, methods: dict[str, Method], folder: Path, tiny: bool, quest
     )
     model = shrink(NARROW) if tiny else NARROW
     stages = (
-        stage(each, learner("student", model, method, "begun"), 80, teacher="teacher", rollout=method.rollout, stream=2)
+        stage(
+            each, learner("student", model, method, "begun"), 120, teacher="teacher", rollout=method.rollout, stream=2
+        )
         for each, method in methods.items()
     )
     return experiment(name, *stages, given=given, questions=questions)

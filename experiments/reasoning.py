@@ -38,8 +38,8 @@ def sort(random: np.random.Generator) -> tuple[bytes, bytes]:
 
 
 def add(random: np.random.Generator) -> tuple[bytes, bytes]:
-    """Two numbers of one to three digits; the sum, its last digit first, as carrying goes."""
-    one, two = (int(random.integers(10**n)) for n in random.integers(1, 4, 2))
+    """Two numbers of one or two digits; the sum, its last digit first, as carrying goes."""
+    one, two = (int(random.integers(10**n)) for n in random.integers(1, 3, 2))
     return f"Z{one}+{two}=".encode(), str(one + two)[::-1].encode()
 
 
