@@ -70,12 +70,20 @@ def test_over_what_might_be_drawn_the_gradient_is_that_of_the_reverse_kl(centred
     np.testing.assert_allclose(chances @ slopes, exact[0, 0], atol=1e-6)
 
 
-def test_centring_takes_noise_away():
-    def noise(centred):
-        slopes, chances = draws(centred)
+def test_centring_takes_away_as_much_noise_as_the_formula_says():
+    p, q = formulas.log_softmax(TEACHER[0, 0]), formulas.log_softmax(STUDENT[0, 0])
+
+    def noise(slopes):
+        chances = np.exp(q)
         return (chances[:, None] * (slopes - chances @ slopes) ** 2).sum()
 
-    assert noise(True) < 0.9 * noise(False)
+    def wanted(centred):
+        each = [formulas.sampled_reverse_kl(p[None], q[None], np.array([y]), 0.0, centred)[1][0] for y in range(V)]
+        return noise(np.array(each))
+
+    plain, centred = (noise(draws(each)[0]) for each in (False, True))
+    np.testing.assert_allclose([plain, centred], [wanted(False), wanted(True)], rtol=1e-5)
+    assert centred < plain
 
 
 def test_with_discount_one_it_is_the_gradient_of_the_reverse_kl_of_whole_completions():
