@@ -60,9 +60,8 @@ class Mesh:
                 f"{self} needs {self.size} devices, found {len(devices)} ({devices[0].platform}); "
                 f"set --mesh.data {len(devices) // fits} --mesh.fsdp {fits}, or use --tiny"
             )
-        grid = np.asarray(devices[self.first : self.first + self.size]).reshape(
-            self.data, self.fsdp
-        )  # numpy: devices are not an array program
+        own = devices[self.first : self.first + self.size]
+        grid = np.asarray(own).reshape(self.data, self.fsdp)  # numpy: devices are not an array program
         return jax.sharding.Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
 
     def check_apart(self, other: "Mesh") -> None:

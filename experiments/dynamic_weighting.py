@@ -127,7 +127,7 @@ CONDITIONS = {
 }
 RATE = 6e-3
 RATES: dict[str, float] = {}
-"""peak learning rates of methods that do better with another than RATE: chosen by experiments/weighting_rates.py"""
+"""peak learning rates of methods that do better with another than RATE: for experiments/weighting_rates.py to choose"""
 RUNS = {"plain": "teacher", "errors": "teacher-errors", "weak": "warmed"}
 """the runs of teachers that are finished"""
 TEACH = Stage(name="teach", learners=(TEACHER,), steps=800, rows=16, length=64)

@@ -4,7 +4,7 @@ Every term at two or three weights, and none, each at two learning rates, with t
 
     python -m distill.sweep experiments/features_rates.py
 
-Cost and result: experiments/README.md. The best of each kind is in ARMS there.
+Not run to its end: ARMS there holds what was best of each kind at the higher rate.
 """
 
 from collections.abc import Iterator

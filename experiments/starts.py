@@ -2,8 +2,8 @@
 
 Students of three shapes (half the layers; half the experts; twice the experts), each from random weights and from the
 teacher's: every second layer dropped, experts merged in pairs, experts copied (models/inherit.py). All take as many
-steps on the same batches, taught by the teacher, and again without it. Every one of them has the learning rate that
-was best for it on another seed and other held-out text (experiments/start_rates.py).
+steps on the same batches, taught by the teacher, and again without it. Rates are for experiments/start_rates.py to
+choose, on another seed and other held-out text; it was not run to its end, so all have RATE.
 
     python -m experiments.starts --seeds 3      # the table in experiments/README.md
     python -m experiments.starts --tiny
@@ -34,7 +34,7 @@ TEACH = Stage(name="teach", learners=(TEACHER,), steps=500, rows=16, length=64, 
 SHAPES = {"dropped": {"layers": 2}, "merged": {"experts": 4}, "copied": {"experts": 16}}
 RATE = 6e-3
 RATES: dict[str, float] = {}
-"""peak learning rates of students that do better with another: chosen by experiments/start_rates.py"""
+"""peak learning rates of students that do better with another: for experiments/start_rates.py to choose"""
 
 
 def students(rates: Mapping[str, float], suffix: str = "") -> tuple[Stage, ...]:

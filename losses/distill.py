@@ -24,7 +24,7 @@ from losses.gate import WSLD, Balance, Gap, Gate, Look, NoGate, Place, TeacherCo
 from losses.hard import CrossEntropy, Hard
 from losses.lens import Clear, Lens, PutRight, Top
 from losses.schedule import WSD, Constant, Cosine, Linear, Schedule
-from losses.signal import Belief, Dense, Signal, cut
+from losses.signal import Belief, Dense, Signal, check_vocab, cut
 from losses.tally import Tally
 
 Divergences = (
@@ -110,11 +110,8 @@ class Distill:
           agreement (of the most probable tokens), evidence (the teacher's advantage in Brier score) and its quantiles
           in the batch.
         """
-        if signal is not None and signal.vocab != head.shape[1]:
-            raise ValueError(
-                f"The teacher's vocabulary has {signal.vocab} tokens and the student's {head.shape[1]}; they must be "
-                "one tokenizer's. Where only the padding differs, pad the shorter and give its new logits -inf."
-            )
+        if signal is not None:
+            check_vocab(signal, head)
         if not jax.tree.leaves(place.memory):
             place = replace(place, memory=self.gate.init())
         labels = jnp.where(place.mask, labels, 0)

@@ -9,13 +9,14 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, PyTree
 
 from losses.chunk import total_loss
-from losses.gate import Gate, NoGate, Place
-from losses.signal import Belief, Dense, Signal, contract, cut, pick
+from losses.gate import Place
+from losses.loss import Loss
+from losses.signal import Belief, Dense, Signal, check_vocab, contract, cut, pick
 from losses.tally import Tally
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledReverseKL:
+class SampledReverseKL(Loss):
     """The reverse KL by the tokens that the student drew: L = sum over its tokens of sg(A_t) log q(y_t), where
 
       r_t = log q(y_t) - log p(y_t),   A_t = sum over t' >= t of discount^(t' - t) r_t' - [centred] KL_t(q || p),
@@ -59,11 +60,6 @@ class SampledReverseKL:
             raise ValueError(f"SampledReverseKL(chunk={self.chunk}) must be at least 1 position; None takes all.")
 
     @property
-    def gate(self) -> Gate:
-        """Nothing is weighed by trust, and nothing remembered."""
-        return NoGate()
-
-    @property
     def learns_labels(self) -> bool:
         """Labels are draws to be judged, not truths to be learned."""
         return False
@@ -89,11 +85,7 @@ class SampledReverseKL:
         """
         if signal is None:
             raise ValueError("SampledReverseKL has no teacher to judge the student's draws; set the stage's teacher.")
-        if signal.vocab != head.shape[1]:
-            raise ValueError(
-                f"The teacher's vocabulary has {signal.vocab} tokens and the student's {head.shape[1]}; they must be "
-                "one tokenizer's, to judge each other's tokens."
-            )
+        check_vocab(signal, head)
         labels = jnp.where(place.mask, labels, 0)
         rows = jax.lax.stop_gradient(_Rows(signal, labels, place))
         objective = _Policy(self.discount, self.centred, self.limit)

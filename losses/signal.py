@@ -223,6 +223,19 @@ def pick(values: Float[Array, "b t v"], ids: Int[Array, "b t"]) -> Float[Array, 
     return rearrange(jnp.take_along_axis(values, rearrange(ids, "b t -> b t 1"), axis=-1), "b t 1 -> b t")
 
 
+def check_vocab(signal: Signal, head: Float[Array, "d v"]) -> None:
+    """Refuses a teacher of another vocabulary than the student's.
+
+    Raises:
+      ValueError: their sizes differ.
+    """
+    if signal.vocab != head.shape[1]:
+        raise ValueError(
+            f"The teacher's vocabulary has {signal.vocab} tokens and the student's {head.shape[1]}; they must be one "
+            "tokenizer's. Where only the padding differs, pad the shorter and give its new logits -inf."
+        )
+
+
 def contract(weights: Float[Array, "b t n"], values: Float[Array, "b t n"]) -> Float[Array, "b t"]:
     """Sum over outcomes of weights * values."""
     return jnp.einsum("btn,btn->bt", weights, values, precision=jax.lax.Precision.HIGHEST)
