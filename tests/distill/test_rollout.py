@@ -9,6 +9,7 @@ import pytest
 from distill import FromTeacher, OnPolicy, load_weights
 from distill.data.loader import Loader
 from distill.data.manifest import Count, Manifest
+from distill.hold import Bfloat16
 from distill.launch import run_experiment
 from distill.loop import Interrupted
 from distill.mesh import Mesh
@@ -196,6 +197,13 @@ def test_a_corpus_without_prompts_is_refused():
     one = taught()
     with pytest.raises(ValueError, match=r"which completes prompts, and .* have \['domain', 'text'\]; bring one of"):
         find_scribe(replace(one, corpus=Mirror(plain=True)), one.stages[1])
+
+
+def test_who_writes_computes_as_it_is_held():
+    for rollout, dtype in ((FromTeacher(), "bfloat16"), (OnPolicy(), "float32")):
+        one = taught(rollout=rollout, teacher_as=Bfloat16())
+        found = find_scribe(one, one.stages[1])
+        assert isinstance(found, Scribe) and found.execution.dtype == dtype
 
 
 def test_a_stage_without_rollout_leaves_its_batches_alone(batch):

@@ -131,7 +131,8 @@ def test_a_token_that_the_teacher_excludes_is_bounded():
 
 def test_it_keeps_the_promises_of_a_loss_of_own_draws():
     found = check(SampledReverseKL(chunk=5))
-    assert broken(found) == [] and "reverse KL in expectation" in found and "next-token shift" not in found
+    assert broken(found) == [] and {"reverse KL in expectation", "pieces"} <= set(found)
+    assert "next-token shift" not in found
 
 
 @dataclass(frozen=True)
