@@ -8,23 +8,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
-
 from distill import ceiling
 from distill.apart import voice_of
 from distill.evaluate import evaluate
 from distill.experiment import Experiment
 from distill.loop import Interrupted, check_room, run_stage, stopping
 from distill.metrics import Metrics
+from distill.process import settle
 from distill.reading import on_mesh, stage_loader
 from distill.room import Room
 from distill.run import open_run, write_json
 from distill.stage import Stage
 from distill.statistics import paired
 from models import cost
-
-CACHE = Path(__file__).parents[1] / ".cache" / "jax"
-"""where compiled programs are kept"""
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> No
 
     try:
         options = parse(experiment, sys.argv[1:] if arguments is None else arguments)
-        keep_compiled()
+        settle()
         # Orbax warns each time weights are only read, which is what is meant.
         logging.getLogger("absl").addFilter(lambda line: "directory is read only" not in line.getMessage())
         results = [run_experiment(each, folder, quiet=options.quiet) for folder, each in options.seeded()]
@@ -121,14 +117,6 @@ def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> No
         sys.exit(130)
     print_table(merged)
     print(f"\nreport: {page}")
-
-
-def keep_compiled(folder: Path = CACHE) -> None:
-    """Keep compiled programs on disk, so that a restart, or the next seed, compiles nothing twice."""
-    # A choice of the user's own (JAX_COMPILATION_CACHE_DIR) stands.
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def run_experiment(experiment: Experiment, folder: Path, *, quiet: bool = False) -> dict[str, Any]:

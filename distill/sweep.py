@@ -7,29 +7,30 @@ The file defines `sweep(folder, tiny)`, which yields experiments of different na
 `prepare(folder, tiny)`, which yields those that must be finished before (teachers that trials share as `Trained`).
 Trials that are finished are not run again; those that were killed go on where they were; those that failed are tried
 again, alone, by the same command. At the end: trials.jsonl, a table with paired differences, a figure, sweep.html.
+
+    python -m distill.sweep experiments/divergences.py --on slurm --slurm.gpus 1 --slurm.minutes 30
 """
 
-import ctypes
-import os
 import runpy
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from distill.experiment import Experiment
-from distill.launch import keep_compiled, run_experiment
+from distill.launch import run_experiment
 from distill.loop import Interrupted
+from distill.process import settle
 from distill.progress import clock
+from distill.slurm import Job, Slurm, submit, wait
 from distill.trials import Trial, collect, write_page
+from distill.workers import Workers
 
-PDEATHSIG = 1
-"""of prctl: the signal that a process gets when its parent dies"""
 PAUSE = 1.0
 """seconds between looks at the trials"""
+PLAIN = Slurm()
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Sweep:
             ValueError: the file has no `sweep`, or two experiments share a name.
         """
         known = runpy.run_path(str(self.file))
-        if "sweep" not in known:
+        if kind == "sweep" and kind not in known:
             names = sorted(name for name in known if not name.startswith("_"))
             raise ValueError(f"{self.file} defines no sweep(folder, tiny); it has {names}")
         if kind not in known:
@@ -62,18 +63,22 @@ class Sweep:
             found += [Trial(one, self.folder / f"seed{seed}" / one.name, seed) for one in made]
         return found
 
+    def name(self, trial: Trial) -> str:
+        """Its folder within the sweep's: no other has it."""
+        return str(trial.folder.relative_to(self.folder))
+
     def command(self, kind: str, trial: Trial) -> list[str]:
         """The process of a trial."""
         asked = [str(self.file), "--run", str(self.folder), "--seeds", str(self.seeds)]
-        asked += ["--kind", kind, "--trial", str(trial.folder.relative_to(self.folder))]
+        asked += ["--kind", kind, "--trial", self.name(trial)]
         return [sys.executable, "-m", "distill.sweep", *asked, *(["--tiny"] if self.tiny else [])]
 
 
 def run_trial(sweep: Sweep, kind: str, name: str) -> int:
     """One trial, in this process. 0: finished, 1: failed, 130: interrupted and saved."""
-    trial = next(one for one in sweep.trials(kind) if str(one.folder.relative_to(sweep.folder)) == name)
+    trial = next(one for one in sweep.trials(kind) if sweep.name(one) == name)
     try:
-        keep_compiled()
+        settle()
         run_experiment(trial.experiment, trial.folder, quiet=True)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -84,47 +89,40 @@ def run_trial(sweep: Sweep, kind: str, name: str) -> int:
     return 0
 
 
-def run_here(sweep: Sweep, kind: str, trials: Sequence[Trial], workers: int, say: Callable[[str], None]) -> list[Trial]:
-    """Runs what is not finished, `workers` at a time, each on cores of its own; returns those that failed."""
-    waiting, running, failed = [one for one in trials if not one.finished], {}, []
-    cores = sorted(os.sched_getaffinity(0))
-    free, start, before = list(range(workers)), time.monotonic(), sum(one.finished for one in trials)
-    try:
-        while waiting or running:
-            while waiting and free:
-                trial, slot = waiting.pop(0), free.pop(0)
-                running[slot] = (trial, _spawn(sweep.command(kind, trial), trial, cores[slot::workers]))
+def run_here(sweep: Sweep, kind: str, trials: Sequence[Trial], workers: int | None, say: Callable[[str], None]) -> None:
+    """Runs what is not finished in processes on this machine, `workers` at a time."""
+    waiting, start = [one for one in trials if not one.finished], time.monotonic()
+    before, failed = len(trials) - len(waiting), 0
+    with Workers[Trial](workers) as at_work:
+        while waiting or at_work.running:
+            while waiting and at_work.free:
+                trial = waiting.pop(0)
+                at_work.start(trial, sweep.command(kind, trial), trial.log)
             time.sleep(PAUSE)
-            for slot, (trial, process) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[slot]
-                free.append(slot)
-                if process.returncode:
-                    failed.append(trial)
+            for trial, code in at_work.ended():
+                failed += bool(code)
+                if code:
                     say(f"{trial.title} failed: {trial.last_words()}")
             done = sum(one.finished for one in trials)
             rate = (time.monotonic() - start) / max(done - before, 1)
-            left = clock(rate * (len(waiting) + 0.5 * len(running))) if done > before else "?"
-            names = ", ".join(f"{trial.title} {trial.place()}" for trial, _ in running.values())
-            say(f"{done} of {len(trials)} {kind} trials done, {len(failed)} failed, {left} left; now {names or 'none'}")
-    finally:
-        for _, process in running.values():
-            process.terminate()
-        for _, process in running.values():
-            process.wait()
-    return failed
+            left = clock(rate * (len(waiting) + 0.5 * len(at_work.running))) if done > before else "?"
+            names = ", ".join(f"{trial.title} {trial.place()}" for trial in at_work.running)
+            say(f"{done} of {len(trials)} {kind} trials done, {failed} failed, {left} left; now {names or 'none'}")
 
 
-def _spawn(command: list[str], trial: Trial, cores: list[int]) -> subprocess.Popen:
-    def settle() -> None:
-        """On its cores; told to save and stop when this process is gone, however it went (Linux)."""
-        os.sched_setaffinity(0, cores)
-        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGTERM)
+def run_on(sweep: Sweep, kind: str, trials: Sequence[Trial], slurm: Slurm, say: Callable[[str], None]) -> None:
+    """Runs what is not finished as jobs of a cluster."""
+    waiting = [one for one in trials if not one.finished]
+    asked = {sweep.name(one): Job(sweep.command(kind, one), one.log) for one in waiting}
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    jobs = submit(asked, sweep.folder, slurm)
 
-    trial.folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(trial.log, "ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=settle, start_new_session=True)
+    def look(left: dict[str, Any]) -> None:
+        done = sum(one.finished for one in trials)
+        arrays = ", ".join(sorted({job.job_id.split("_")[0] for job in left.values()}))
+        say(f"{done} of {len(trials)} {kind} trials done, {len(left)} jobs queued or at work ({arrays})")
+
+    wait(jobs, slurm, look)
 
 
 def sayer() -> Callable[[str], None]:
@@ -149,6 +147,8 @@ def main(
     workers: int | None = None,
     only: tuple[str, ...] = (),
     against: str | None = None,
+    on: Literal["here", "slurm"] = "here",
+    slurm: Slurm = PLAIN,
     kind: str = "sweep",
     trial: str | None = None,
 ) -> int:
@@ -159,9 +159,11 @@ def main(
         run: the folder of the sweep (default: runs/ and the file's name).
         seeds: how many of each.
         tiny: each experiment shrunk to about a minute.
-        workers: trials at a time; as many as there are cores, if not given.
+        workers: trials at a time on this machine; as many as there are cores, if not given.
         only: parts of names; the others are left out.
         against: the trial, or the learner of every trial, that others are paired with; the first trial, if not given.
+        on: this machine, or a cluster.
+        slurm: what each job asks for there.
         kind: of the one trial to run (used between processes).
         trial: run this one in this process (used between processes).
     """
@@ -172,9 +174,13 @@ def main(
     say, failed = sayer(), []
     for each in ("prepare", "sweep"):
         trials = [one for one in sweep.trials(each) if each == "prepare" or _chosen(one.experiment.name, only)]
-        failed = run_here(sweep, each, trials, workers or len(os.sched_getaffinity(0)), say)
+        if on == "here":
+            run_here(sweep, each, trials, workers, say)
+        else:
+            run_on(sweep, each, trials, slurm, say)
+        failed = [one for one in trials if not one.finished]
         if failed:
-            names = ", ".join(f"{one.title} ({one.log})" for one in failed)
+            names = ", ".join(f"{one.title} ({one.log}: {one.last_words()})" for one in failed)
             print(f"\n{len(failed)} trials failed: {names}; the same command runs them again", file=sys.stderr)
             if each == "prepare":
                 return 1

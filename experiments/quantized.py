@@ -24,7 +24,7 @@ from distill import load_weights
 from distill.data.batch import Batch
 from distill.data.loader import Loader
 from distill.data.source import Herd, Source
-from distill.launch import keep_compiled
+from distill.process import settle
 from distill.state import Weights
 from distill.statistics import Paired, paired
 from models.quantize import Recipe, quantize, weigh_tree
@@ -100,7 +100,7 @@ def main(arguments: list[str], source: Source | None = None) -> None:
     parser.add_argument("--batches", type=int, default=32, help="of held-out text, 8 rows of 128 tokens each")
     parser.add_argument("--tiny", action="store_true", help="two recipes on two batches")
     given = parser.parse_args(arguments)
-    keep_compiled()
+    settle()
     try:
         floats = load_weights(given.run, given.stage, given.learner)
     except (FileNotFoundError, ValueError) as error:

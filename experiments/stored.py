@@ -20,7 +20,8 @@ from typing import Any
 from jaxtyping import Array, Int
 
 from distill import Experiment, Learner, Stage, Trained
-from distill.launch import keep_compiled, run_experiment
+from distill.launch import run_experiment
+from distill.process import settle
 from distill.state import Weights
 from distill.statistics import paired
 from distill.store import Capture
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--tiny", action="store_true", help="shrunk to a minute or two")
     said = parser.parse_args()
-    keep_compiled()
+    settle()
     folder = said.run.with_name(f"{said.run.name}-tiny") if said.tiny else said.run
     run_experiment(sized(TEACH, said.tiny), folder / "teacher", quiet=True)
     print("\n".join(table([run_seed(folder / f"seed{seed}", seed, said.tiny) for seed in range(said.seeds)])))
