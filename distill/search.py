@@ -109,9 +109,9 @@ def look_for(search: Search, study: Any, trials: int, learner: str | None, worke
     """Runs trials until there are so many; those that a killed search left behind come first."""
     from optuna.trial import TrialState
 
-    left = [(one.number, one.params) for one in study.get_trials(states=(TrialState.RUNNING,))]
     say = sayer()
-    with Workers[Trial](workers) as at_work:
+    with Workers[Trial](search.folder, workers) as at_work:
+        left = [(one.number, one.params) for one in study.get_trials(states=(TrialState.RUNNING,))]
         while left or at_work.running or len(study.trials) < trials:
             while at_work.free and (left or len(study.trials) < trials):
                 if left:

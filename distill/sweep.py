@@ -91,9 +91,9 @@ def run_trial(sweep: Sweep, kind: str, name: str) -> int:
 
 def run_here(sweep: Sweep, kind: str, trials: Sequence[Trial], workers: int | None, say: Callable[[str], None]) -> None:
     """Runs what is not finished in processes on this machine, `workers` at a time."""
-    waiting, start = [one for one in trials if not one.finished], time.monotonic()
-    before, failed = len(trials) - len(waiting), 0
-    with Workers[Trial](workers) as at_work:
+    with Workers[Trial](sweep.folder, workers) as at_work:
+        waiting, start = [one for one in trials if not one.finished], time.monotonic()
+        before, failed = len(trials) - len(waiting), 0
         while waiting or at_work.running:
             while waiting and at_work.free:
                 trial = waiting.pop(0)

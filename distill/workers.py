@@ -1,13 +1,15 @@
 """Processes on this machine, each on cores of its own."""
 
 import ctypes
+import fcntl
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 Task = TypeVar("Task")
 
@@ -18,15 +20,20 @@ PDEATHSIG = 1
 class Workers(Generic[Task]):
     """So many processes at a time; when the block ends, those still at work are told to save and stop.
 
+    The block begins when nobody else works in the folder: neither another command nor, if one was killed, its
+    processes, which still save.
+
     Args:
+      folder: in which they work.
       count: of processes at a time; as many as there are cores, if None. They share the cores evenly.
     """
 
-    def __init__(self, count: int | None = None) -> None:
+    def __init__(self, folder: Path, count: int | None = None) -> None:
         cores = sorted(os.sched_getaffinity(0))
         count = len(cores) if count is None else count
         if count < 1:
             raise ValueError(f"workers is {count}; it must be at least 1 trial at a time")
+        self._folder = folder
         self._cores = [cores[slot::count] or cores for slot in range(count)]
         self._running: dict[int, tuple[Task, subprocess.Popen]] = {}
 
@@ -46,7 +53,12 @@ class Workers(Generic[Task]):
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as file:
             process = subprocess.Popen(
-                command, stdout=file, stderr=file, preexec_fn=lambda: _settle(self._cores[slot]), start_new_session=True
+                command,
+                stdout=file,
+                stderr=file,
+                preexec_fn=lambda: _settle(self._cores[slot]),
+                start_new_session=True,
+                pass_fds=(self._lock,),  # so that the folder is taken until the last of them is gone
             )
         self._running[slot] = task, process
 
@@ -57,8 +69,15 @@ class Workers(Generic[Task]):
                 del self._running[slot]
                 yield task, process.returncode
 
-    def __enter__(self) -> Self:
-        """Itself."""
+    def __enter__(self) -> "Workers[Task]":
+        """Itself, once the folder is free."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self._folder / ".workers", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{self._folder}: another command, or what it began, is at work; waiting", file=sys.stderr)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -67,6 +86,7 @@ class Workers(Generic[Task]):
             process.terminate()
         for _, process in self._running.values():
             process.wait()
+        os.close(self._lock)
 
 
 def _settle(cores: Sequence[int]) -> None:
