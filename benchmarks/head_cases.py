@@ -208,7 +208,7 @@ class Case:
 
         def mean(hidden, head, signal, labels):
             ones = jnp.ones(labels.shape, jnp.int32)
-            place = Place(ones > 0, ones, 0 * ones, steady=True)
+            place = Place(ones > 0, ones, 0 * ones)
             tally, metrics, _ = loss(hidden, head, signal, labels, place, 0.0)
             return tally.mean(), metrics
 

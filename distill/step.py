@@ -98,8 +98,7 @@ class Step:
             hidden, routing = model(*read) if trace is None else (trace.hidden, trace.routing)
             head = model.head[...].astype(hidden.dtype)
             progress = state.step / self.steps  # counts optimizer steps, however a batch is cut
-            steady = self.beside is None or self.average is not None
-            place = batch.place(state.memory, self.domains, steady)
+            place = batch.place(state.memory, self.domains)
             tally, metrics, seen = learner.loss(hidden, head, signal, batch.labels, place, progress)
             router = learner.router.loss(routing.counts, routing.probs, routing.z, routing.tokens)
             metrics |= {"router": Tally(jax.lax.stop_gradient(router) * tally.count, tally.count)}

@@ -79,9 +79,8 @@ METHODS = {
     "evidence-window": Distill(gate=Evidence(scope=Window())),
     "evidence-sequence": Distill(gate=Evidence(scope=Sequence())),
     "evidence-domain": Distill(gate=Evidence(scope=Domain())),
+    "evidence-still": Distill(gate=Evidence(trust=Motion(cost=0.0))),
 }
-MOVING = {"evidence-no-motion": Distill(gate=Evidence(trust=Motion(cost=0.0)))}
-"""with a steady teacher it is the default"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +164,7 @@ def student(method: str, loss: Distill, kind: str, rate: float) -> Learner:
 def methods(condition: str) -> dict[str, Distill]:
     """The losses that are compared there."""
     given = CONDITIONS[condition]
-    moving = {} if given.average else MOVING
-    return METHODS | moving | ({"oracle": Distill(gate=Oracle())} if given.oracle else {})
+    return METHODS | ({"oracle": Distill(gate=Oracle())} if given.oracle else {})
 
 
 def prepare(folder: Path, tiny: bool) -> Iterator[Experiment]:

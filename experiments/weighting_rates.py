@@ -1,7 +1,7 @@
 """Settings for `experiments.dynamic_weighting`, chosen on the half of the held-out text that it does not report.
 
-Every method at three learning rates in the main conditions, and the gate's kappa and margin at one. Prints what is best
-for each over these conditions; the first goes into RATES there.
+Every method at three learning rates in the main conditions, and the gate's kappa, margin and cost of motion at one.
+Prints what is best for each over these conditions; the first goes into RATES there.
 
     python -m distill.sweep experiments/weighting_rates.py --only rate
     python -m distill.sweep experiments/weighting_rates.py --only gate
@@ -21,7 +21,7 @@ from distill import Experiment, Learner
 from distill.sweep import shrunk
 from experiments import dynamic_weighting
 from experiments.dynamic_weighting import MAIN, TEACHER, experiment, methods, student
-from losses import Distill, Evidence
+from losses import Distill, Evidence, Motion
 from models.config import tiny as shrink
 
 SEED = 100
@@ -29,6 +29,8 @@ RATES = (8e-3, 4e-3, 1.6e-2)
 KAPPAS = (0.015, 0.03, 0.06)
 OPENINGS = (-2.0, -1.0, 0.0, 1.0)
 """b: the margin is -b kappa"""
+COSTS = (0.0, 0.5, 2.0, 4.0)
+"""of the teacher's motion"""
 
 
 def prepare(folder: Path, tiny: bool) -> Iterator[Experiment]:
@@ -44,6 +46,7 @@ def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
         for kappa in KAPPAS
         for b in OPENINGS
     }
+    gates |= {f"cost{cost}": Distill(gate=Evidence(trust=Motion(cost=cost))) for cost in COSTS}
 
     def at(name: str, condition: str, students: Iterator[Learner]) -> Experiment:
         made = experiment(condition, students, folder, teacher, "choose")

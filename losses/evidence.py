@@ -85,14 +85,14 @@ class Motion:
     step. `lead` is the advantage where the gate is open, `motion` how far the teacher's own score over the recent
     quarter of the run exceeds that over all of it. Both are known from the steps before this one; there is one factor
     for all of a batch, and none (1) before the first step. What is called motion is partly the batches' own difference
-    in difficulty, which costs a finished teacher a third of its weight: so a steady one is not asked (`Place.steady`).
+    in difficulty: a finished teacher loses a little of its weight, and nothing that could be measured by it.
 
     Attributes:
       cost: how much motion weighs against lead; 0 turns it off.
       least: added below the line, in units of the score.
     """
 
-    cost: float = 4.0
+    cost: float = 1.0
     least: float = 0.003
 
     def __post_init__(self):
@@ -146,7 +146,7 @@ class Evidence(Gate):
       margin: advantage at which it is half open; below zero, a teacher as good as the student keeps most of its weight.
       scope: whose labels are averaged.
       score: what is averaged.
-      trust: discount for a teacher that moves; one that is known to be steady (`Place.steady`) has none.
+      trust: discount for a teacher that moves.
     """
 
     kappa: float = 0.03
@@ -167,7 +167,7 @@ class Evidence(Gate):
         """The weight; about 0.73 times the trust where teacher and student are equally good."""
         memory, track = place.memory
         mean, _ = self.scope.pool(self._advantage(look), place, memory)
-        return self._open(mean) * (1.0 if place.steady else self.trust.factor(track))
+        return self._open(mean) * self.trust.factor(track)
 
     def init(self) -> tuple[PyTree, Track]:
         """The scope's memory and the teacher's track."""

@@ -39,8 +39,6 @@ class Place:
       domains: number of the document's domain at every position.
       memory: what the gate's `update` returned last.
       names: of the domains, by number, where their weights are to be logged apart.
-      steady: whether the teacher is known not to jump from step to step: a finished model, a store of what one said, a
-        mean of weights.
     """
 
     __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
@@ -50,7 +48,6 @@ class Place:
     domains: Int[Array, "b t"]
     memory: PyTree = ()
     names: tuple[str, ...] = field(default=(), metadata={"static": True})
-    steady: bool = field(default=False, metadata={"static": True})
 
     def slice(self, start: Int[Array, ""], size: int) -> "Place":
         """The positions [start, start + size) of every row."""

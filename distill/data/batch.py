@@ -63,11 +63,10 @@ class Batch:
         }
         return cls(**fields)
 
-    def place(self, memory: PyTree = (), names: tuple[str, ...] = (), steady: bool = False) -> Place:
-        """Where each label stands, for the loss; what the gate remembers, the names of the domains, and whether the
-        teacher is known to be steady go with it."""
+    def place(self, memory: PyTree = (), names: tuple[str, ...] = ()) -> Place:
+        """Where each label stands, for the loss; what the gate remembers and the names of the domains go with it."""
         domains = jnp.zeros_like(self.segments) if self.domains is None else self.domains
-        return Place(self.mask, self.segments, domains, memory, names, steady)
+        return Place(self.mask, self.segments, domains, memory, names)
 
     def layout(self) -> Layout:
         """Where each token stands, for attention."""

@@ -1,0 +1,168 @@
+"""The ablation read: who is ahead of whom, in every condition, with intervals.
+
+    python -m experiments.weighting_results                              # of results/dynamic_weighting.csv
+    python -m experiments.weighting_results --run runs/dynamic_weighting # takes up what that sweep has finished, first
+
+Differences are paired by seed; intervals are Student's t, 95 %, of each pair alone (not corrected for their number).
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from distill.statistics import Paired, paired
+
+HERE = Path(__file__).parent
+TABLE, FIGURE = HERE / "results" / "dynamic_weighting.csv", HERE.parent / "docs" / "weighting.png"
+FIELDS = ("trial", "method", "seed", "cross_entropy", "accuracy")
+DEFAULT, FLOOR = "evidence", "hard"
+NOT_METHODS = ("teacher", "oracle")
+"""what no rule can be asked to beat"""
+EDGE = 0.15
+"""nats, to either side: a method further away is drawn at the edge"""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Held-out cross-entropy, by trial (a condition and a kind of student), method and seed."""
+
+    values: dict[str, dict[str, dict[int, float]]]
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Any]]) -> "Results":
+        """From rows of the table."""
+        values: dict[str, dict[str, dict[int, float]]] = {}
+        for row in rows:
+            found = values.setdefault(row["trial"], {}).setdefault(row["method"], {})
+            found[int(row["seed"])] = float(row["cross_entropy"])
+        return cls(values)
+
+    def difference(self, trial: str, one: str, other: str) -> Paired:
+        """One method minus another, over the seeds that both have."""
+        a, b = self.values[trial][one], self.values[trial][other]
+        seeds = sorted(a.keys() & b.keys())
+        return paired([a[seed] for seed in seeds], [b[seed] for seed in seeds])
+
+    def best(self, trial: str) -> str:
+        """The rival with the least mean. It is chosen on the seeds that are reported, which favours it."""
+        means = {name: fmean(of.values()) for name, of in self.values[trial].items() if name not in NOT_METHODS}
+        return min((name for name in means if not name.startswith(DEFAULT)), key=lambda name: means[name])
+
+
+def take_up(run: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, and what the finished trials of a sweep say; where both know a trial, the sweep does."""
+    lines = (run / "trials.jsonl").read_text().splitlines()
+    found = [{"method": row["name"], **row} for row in map(json.loads, lines)]
+    new = {(row["trial"], row["method"], int(row["seed"])): {key: row[key] for key in FIELDS} for row in found}
+    old = {(row["trial"], row["method"], int(row["seed"])): row for row in rows}
+    return [(old | new)[key] for key in sorted(old | new)]
+
+
+def verdicts(results: Results) -> str:
+    """A line for each trial: the default beside hard labels and beside the best of the others."""
+    text = "| trial | seeds | default - hard | best of the others | default - best |\n|---|---|---|---|---|\n"
+    for trial in results.values:
+        rival = results.best(trial)
+        hard, best = (results.difference(trial, DEFAULT, name) for name in (FLOOR, rival))
+        text += f"| {trial} | {hard.n} | {brief(hard)} | {rival} | {brief(best)} |\n"
+    return text
+
+
+def matrix(results: Results, kind: str) -> str:
+    """Methods by conditions: the mean difference from hard labels, in thousandths of a nat."""
+    trials = [trial for trial in results.values if trial.endswith(kind)]
+    methods = list(dict.fromkeys(name for trial in trials for name in results.values[trial]))
+    text = f"| {kind} | " + " | ".join(trial.removesuffix(f"-{kind}") for trial in trials) + " |\n"
+    text += "|---" * (len(trials) + 1) + "|\n"
+    best = {trial: min(m for m in methods_of(results, trial)) for trial in trials}
+    for name in methods:
+        cells = []
+        for trial in trials:
+            if name not in results.values[trial]:
+                cells.append("")
+                continue
+            mean = results.difference(trial, name, FLOOR).mean
+            cells.append(f"**{1000 * mean:+.0f}**" if (mean, name) == best[trial] else f"{1000 * mean:+.0f}")
+        text += f"| {name} | " + " | ".join(cells) + " |\n"
+    return text
+
+
+def methods_of(results: Results, trial: str) -> list[tuple[float, str]]:
+    """The rules of a trial with their mean differences from hard labels."""
+    names = [name for name in results.values[trial] if name not in NOT_METHODS]
+    return [(results.difference(trial, name, FLOOR).mean, name) for name in names]
+
+
+def brief(difference: Paired) -> str:
+    """Mean, interval and wins."""
+    if difference.interval is None:
+        return f"{difference.mean:+.3f}"
+    low, high = difference.interval
+    return f"{difference.mean:+.3f} [{low:+.3f}, {high:+.3f}] {difference.wins}/{difference.n}"
+
+
+def draw(results: Results) -> Any:
+    """A panel for each trial: every method's difference from hard labels, with its interval."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from distill.figures import HUES, INK, STYLE
+
+    trials = list(results.values)
+    methods = list(dict.fromkeys(name for trial in trials for name in results.values[trial] if name != FLOOR))
+    across = 4
+    down = -(-len(trials) // across)
+    with matplotlib.rc_context({**STYLE, "axes.grid.axis": "x"}):
+        figure = Figure(figsize=(3.1 * across, (0.17 * len(methods) + 0.7) * down), layout="constrained")
+        panels = figure.subplots(down, across, sharey=True, sharex=True, squeeze=False).flat
+        for panel in list(panels)[len(trials) :]:
+            panel.set_visible(False)
+        for panel, trial in zip(panels, trials, strict=False):
+            for height, name in enumerate(reversed(methods)):
+                if name not in results.values[trial]:
+                    continue
+                found = results.difference(trial, name, FLOOR)
+                hue = HUES[1] if name == DEFAULT else HUES[0]
+                low, high = found.interval or (found.mean, found.mean)
+                inside = max(-EDGE, min(EDGE, found.mean))
+                mark = "o" if inside == found.mean else ">" if found.mean > 0 else "<"
+                panel.plot([max(low, -EDGE), min(high, EDGE)], [height] * 2, color=hue, linewidth=2)
+                panel.plot(inside, height, mark, color=hue, markersize=4)
+            panel.axvline(0.0, color=INK, linewidth=0.8)
+            panel.set_title(trial, fontsize=9)
+            panel.set_yticks(range(len(methods)), list(reversed(methods)), fontsize=7)
+            panel.set_xlim(-1.05 * EDGE, 1.05 * EDGE)
+        figure.supxlabel("held-out cross-entropy minus that of hard labels, nats; 95 % interval of paired differences")
+    return figure
+
+
+def main() -> None:
+    """Reads, prints, draws."""
+    from distill.figures import save
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
+    parser.add_argument("--run", type=Path, help="folder of the sweep to take up")
+    asked = parser.parse_args()
+    rows = list(csv.DictReader(TABLE.open())) if TABLE.exists() else []
+    if asked.run is not None:
+        rows = take_up(asked.run, rows)
+        TABLE.parent.mkdir(exist_ok=True)
+        with TABLE.open("w", newline="") as file:
+            table = csv.DictWriter(file, FIELDS)
+            table.writeheader()
+            table.writerows(rows)
+    results = Results.of(rows)
+    print(verdicts(results))
+    for kind in ("scout", "maverick"):
+        print(matrix(results, kind))
+    save(draw(results), FIGURE)
+    print(f"figure: {FIGURE}")
+
+
+if __name__ == "__main__":
+    main()
