@@ -29,7 +29,7 @@ RATES = (8e-3, 4e-3, 1.6e-2)
 KAPPAS = (0.015, 0.03, 0.06)
 OPENINGS = (-2.0, -1.0, 0.0, 1.0)
 """b: the margin is -b kappa"""
-COSTS = (0.0, 0.5, 2.0, 4.0)
+COSTS = {"cost0": 0.0, "cost_half": 0.5, "cost2": 2.0, "cost4": 4.0}
 """of the teacher's motion"""
 
 
@@ -46,7 +46,7 @@ def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
         for kappa in KAPPAS
         for b in OPENINGS
     }
-    gates |= {f"cost{cost}": Distill(gate=Evidence(trust=Motion(cost=cost))) for cost in COSTS}
+    gates |= {name: Distill(gate=Evidence(trust=Motion(cost=cost))) for name, cost in COSTS.items()}
 
     def at(name: str, condition: str, students: Iterator[Learner]) -> Experiment:
         made = experiment(condition, students, folder, teacher, "choose")
