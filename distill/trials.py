@@ -117,13 +117,17 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def draw(lines: Sequence[Line]) -> Any:
-    """The paired differences with their intervals, the best on top; those without one show where their mean lies."""
+    """The paired differences with their intervals, the best on top; those without one show where their mean lies.
+
+    What lies far outside the others is drawn at the edge, as an arrow: the table has its number.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     from distill.figures import HUES, INK, STYLE
 
     shown = [line for line in lines if line.difference is not None] or list(lines)
+    edge = _edge([line.difference for line in shown if line.difference is not None])
     with matplotlib.rc_context({**STYLE, "axes.grid.axis": "x"}):
         figure = Figure(figsize=(7.5, 0.9 + 0.32 * len(shown)))
         panel = figure.subplots()
@@ -131,15 +135,27 @@ def draw(lines: Sequence[Line]) -> Any:
             if line.difference is None:
                 panel.plot(statistics.fmean(line.values.values()), height, "o", color=HUES[1])
                 continue
-            low, high = line.difference.interval or (line.difference.mean,) * 2
-            panel.plot([low, high], [height, height], color=HUES[0], linewidth=3)
-            panel.plot(line.difference.mean, height, "o", color=HUES[1])
+            mark_difference(panel, height, line.difference, edge, HUES[0], HUES[1])
         if shown and shown[0].difference is not None:
             panel.axvline(0.0, color=INK, linewidth=0.8)
         panel.set_yticks(range(len(shown)), [line.title for line in reversed(shown)])
         panel.set_ylim(-0.5, len(shown) - 0.5)
         panel.set_xlabel("held-out cross-entropy, nats: paired difference with 95 % interval")
     return figure
+
+
+def mark_difference(panel: Any, height: int, found: Paired, edge: float, line: str, dot: str) -> None:
+    """An interval and its mean; an arrow at the edge where the mean lies beyond it."""
+    low, high = (max(-edge, min(edge, end)) for end in found.interval or (found.mean, found.mean))
+    mean = max(-edge, min(edge, found.mean))
+    panel.plot([low, high], [height, height], color=line, linewidth=3)
+    panel.plot(mean, height, "o" if mean == found.mean else "<>"[found.mean > 0], color=dot)
+
+
+def _edge(found: Sequence[Paired]) -> float:
+    """Four times as far as half of the differences reach."""
+    reach = [max(map(abs, one.interval or (one.mean,))) for one in found]
+    return max(4.0 * statistics.median(reach), 1e-6) if reach else 0.0
 
 
 def write_page(rows: Sequence[dict[str, Any]], folder: Path, against: str | None = None) -> str:

@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from distill.statistics import Paired, paired
+from distill.trials import mark_difference
 
 HERE = Path(__file__).parent
 TABLE, FIGURE = HERE / "results" / "dynamic_weighting.csv", HERE.parent / "docs" / "weighting.png"
@@ -119,20 +120,15 @@ def draw(results: Results) -> Any:
     down = -(-len(trials) // across)
     with matplotlib.rc_context({**STYLE, "axes.grid.axis": "x"}):
         figure = Figure(figsize=(3.1 * across, (0.17 * len(methods) + 0.7) * down), layout="constrained")
-        panels = figure.subplots(down, across, sharey=True, sharex=True, squeeze=False).flat
-        for panel in list(panels)[len(trials) :]:
+        panels = list(figure.subplots(down, across, sharey=True, sharex=True, squeeze=False).flat)
+        for panel in panels[len(trials) :]:
             panel.set_visible(False)
         for panel, trial in zip(panels, trials, strict=False):
             for height, name in enumerate(reversed(methods)):
                 if name not in results.values[trial]:
                     continue
-                found = results.difference(trial, name, FLOOR)
-                hue = HUES[1] if name == DEFAULT else HUES[0]
-                low, high = found.interval or (found.mean, found.mean)
-                inside = max(-EDGE, min(EDGE, found.mean))
-                mark = "o" if inside == found.mean else ">" if found.mean > 0 else "<"
-                panel.plot([max(low, -EDGE), min(high, EDGE)], [height] * 2, color=hue, linewidth=2)
-                panel.plot(inside, height, mark, color=hue, markersize=4)
+                found, hue = results.difference(trial, name, FLOOR), HUES[1] if name == DEFAULT else HUES[0]
+                mark_difference(panel, height, found, EDGE, hue, hue)
             panel.axvline(0.0, color=INK, linewidth=0.8)
             panel.set_title(trial, fontsize=9)
             panel.set_yticks(range(len(methods)), list(reversed(methods)), fontsize=7)
