@@ -1,7 +1,7 @@
 """Settings for `experiments.dynamic_weighting`, chosen on the half of the held-out text that it does not report.
 
-Every method at three learning rates in the main conditions, and the gate's kappa, margin and cost of motion at one.
-Prints what is best for each over these conditions; the first goes into RATES there.
+Every method at three learning rates in the main conditions, and the gate's kappa, margin and cost of motion at one, in
+five. Prints what is best for each over these conditions; the first goes into RATES there.
 
     python -m distill.sweep experiments/weighting_rates.py --only rate
     python -m distill.sweep experiments/weighting_rates.py --only gate
@@ -29,6 +29,8 @@ RATES = (8e-3, 4e-3, 1.6e-2)
 KAPPAS = (0.015, 0.03, 0.06)
 OPENINGS = (-2.0, -1.0, 0.0, 1.0)
 """b: the margin is -b kappa"""
+GATED = (*MAIN, "mixed-noise", "errors-shared")
+"""conditions in which the gate's forms are compared"""
 COSTS = {"cost0": 0.0, "cost_half": 0.5, "cost2": 2.0, "cost4": 4.0}
 """of the teacher's motion"""
 
@@ -39,7 +41,7 @@ def prepare(folder: Path, tiny: bool) -> Iterator[Experiment]:
 
 
 def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
-    """Every main condition at each rate, and with each form of the gate."""
+    """Every main condition at each rate, and five with each form of the gate."""
     teacher = replace(TEACHER, model=shrink(TEACHER.model)) if tiny else TEACHER
     gates = {
         f"kappa{1000 * kappa:.0f}_b{b:.0f}": Distill(gate=Evidence(kappa=kappa, margin=-b * kappa))
@@ -56,7 +58,7 @@ def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
         return (student(method, loss, "scout", rate) for method, loss in losses.items())
 
     made = [at(f"rate{rate}", name, of(methods(name), rate)) for rate in RATES for name in MAIN]
-    made += [at("gate", name, of(gates, dynamic_weighting.RATE)) for name in MAIN]
+    made += [at("gate", name, of(gates, dynamic_weighting.RATE)) for name in GATED]
     yield from shrunk(iter(made), tiny)
 
 

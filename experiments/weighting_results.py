@@ -108,14 +108,15 @@ def brief(difference: Paired) -> str:
 
 
 def draw(results: Results) -> Any:
-    """A panel for each trial: every method's difference from hard labels, with its interval."""
+    """A panel for each trial: every other method's difference from the default, with its interval; right is worse."""
     import matplotlib
     from matplotlib.figure import Figure
 
     from distill.figures import HUES, INK, STYLE
 
     trials = list(results.values)
-    methods = list(dict.fromkeys(name for trial in trials for name in results.values[trial] if name != FLOOR))
+    methods = list(dict.fromkeys(name for trial in trials for name in results.values[trial]))
+    methods = [name for name in methods if name not in (DEFAULT, "teacher")]
     across = 4
     down = -(-len(trials) // across)
     with matplotlib.rc_context({**STYLE, "axes.grid.axis": "x"}):
@@ -127,13 +128,14 @@ def draw(results: Results) -> Any:
             for height, name in enumerate(reversed(methods)):
                 if name not in results.values[trial]:
                     continue
-                found, hue = results.difference(trial, name, FLOOR), HUES[1] if name == DEFAULT else HUES[0]
+                found, hue = results.difference(trial, name, DEFAULT), HUES[2] if name == FLOOR else HUES[1]
                 mark_difference(panel, height, found, EDGE, hue, hue)
             panel.axvline(0.0, color=INK, linewidth=0.8)
             panel.set_title(trial, fontsize=9)
             panel.set_yticks(range(len(methods)), list(reversed(methods)), fontsize=7)
             panel.set_xlim(-1.05 * EDGE, 1.05 * EDGE)
-        figure.supxlabel("held-out cross-entropy minus that of hard labels, nats; 95 % interval of paired differences")
+        label = f"held-out cross-entropy minus that of {DEFAULT!r} (right: worse), nats; paired, 95 %"
+        figure.supxlabel(label, fontsize=9)
     return figure
 
 
