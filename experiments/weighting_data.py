@@ -100,13 +100,12 @@ class Noise:
 
     Attributes:
       rate: probability of a wrong label.
-      kind: `uniform`: any printable character; `next`: a letter becomes the next in the alphabet; `fixed`: five
-        letters are always taken for five others, and `rate` is not asked.
+      kind: `uniform`: any printable character; `next`: a letter becomes the next in the alphabet.
       domain: number of the domain that it befalls; None: all.
     """
 
     rate: float = 0.2
-    kind: Literal["uniform", "next", "fixed"] = "uniform"
+    kind: Literal["uniform", "next"] = "uniform"
     domain: int | None = None
 
     def __call__(self, batch: Batch) -> Batch:
@@ -119,10 +118,6 @@ class Noise:
         letter = (labels >= 97) & (labels <= 122)
         if self.kind == "uniform":
             wrong = random.integers(32, 127, labels.shape)
-        elif self.kind == "next":
-            wrong, struck = np.where(labels == 122, 97, labels + 1), struck & letter
         else:
-            table = np.arange(512)
-            table[list(b"ndumb")] = list(b"wzqjk")
-            wrong, struck = table[labels], np.asarray(batch.mask)
+            wrong, struck = np.where(labels == 122, 97, labels + 1), struck & letter
         return replace(batch, labels=np.where(struck, wrong, labels).astype(np.int32))  # pyright: ignore[reportArgumentType]

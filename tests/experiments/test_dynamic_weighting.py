@@ -59,8 +59,6 @@ def test_noise_strikes_its_share_of_the_labels_of_its_domain_the_same_way_every_
 
 
 def test_systematic_errors_are_the_same_for_the_same_letter(text):
-    one, other, struck = changed(text, Noise(kind="fixed"))
-    assert set(zip(other.labels[struck], one.labels[struck], strict=True)) <= set(zip(b"ndumb", b"wzqjk", strict=True))
     one, other, struck = changed(text, Noise(kind="next"))
     assert struck.any() and all(
         b == (97 if a == 122 else a + 1) for a, b in zip(other.labels[struck], one.labels[struck], strict=True)
