@@ -12,8 +12,13 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """How answers are written."""
+class OnPolicy:
+    """Answers of a share of the rows are replaced by the student's own, drawn from its weights before the step.
+
+    With a divergence from the teacher and no say of the labels this is generalised knowledge distillation (GKD, Agarwal
+    et al. 2024, arXiv:2306.13649); no gradient flows through the drawing. A completion follows from the weights, the
+    prompt, the row, the number of the step and the seed alone.
+    """
 
     fraction: float = 1.0
     """share of the rows; over the steps to the nearest row"""
@@ -23,24 +28,7 @@ class Drawing:
     """of an answer, at most; None: as many as its row has room for"""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.fraction <= 1.0:
-            raise ValueError(
-                f"{self}: fraction must lie within 0 and 1; it is the share of the rows that are completed"
-            )
-        if not 0.0 <= self.temperature < math.inf:
-            raise ValueError(f"{self}: temperature must be 0 (the likeliest token) or more; 1 draws as the model says")
-        if self.tokens is not None and self.tokens < 1:
-            raise ValueError(f"{self}: tokens must be at least 1; None is as many as a row has room for")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnPolicy(Drawing):
-    """Answers of a share of the rows are replaced by the student's own, drawn from its weights before the step.
-
-    With a divergence from the teacher and no say of the labels this is generalised knowledge distillation (GKD, Agarwal
-    et al. 2024, arXiv:2306.13649); no gradient flows through the drawing. A completion follows from the weights, the
-    prompt, the row, the number of the step and the seed alone.
-    """
+        _check_drawing(self, self.fraction, self.temperature, self.tokens)
 
     @property
     def own(self) -> bool:
@@ -71,12 +59,22 @@ class OnPolicy(Drawing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromTeacher(Drawing):
+class FromTeacher:
     """Answers of a share of the rows are replaced by the teacher's: sequence-level distillation.
 
     It is Kim and Rush 2016 (arXiv:1606.07947) with Distill(alpha=Constant(0.0)), the cross-entropy on what the teacher
     wrote; theirs is the likeliest answer (temperature 0), at 1 the gradient is that of the forward KL of whole answers.
     """
+
+    fraction: float = 1.0
+    """share of the rows; over the steps to the nearest row"""
+    temperature: float = 1.0
+    """of the drawing; 0 takes the likeliest token"""
+    tokens: int | None = None
+    """of an answer, at most; None: as many as its row has room for"""
+
+    def __post_init__(self) -> None:
+        _check_drawing(self, self.fraction, self.temperature, self.tokens)
 
     @property
     def own(self) -> bool:
@@ -122,3 +120,12 @@ def check_rollout(stage: "Stage", teacher: "Config | None") -> None:
             f"{where}: a prompt and its completion may have {stage.length + 1} tokens, and who writes it has "
             f"{writer.max_positions} positions; set --stages.N.length {writer.max_positions - 1} or less"
         )
+
+
+def _check_drawing(asker: object, fraction: float, temperature: float, tokens: int | None) -> None:
+    if not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"{asker}: fraction must lie within 0 and 1; it is the share of the rows that are completed")
+    if not 0.0 <= temperature < math.inf:
+        raise ValueError(f"{asker}: temperature must be 0 (the likeliest token) or more; 1 draws as the model says")
+    if tokens is not None and tokens < 1:
+        raise ValueError(f"{asker}: tokens must be at least 1; None is as many as a row has room for")

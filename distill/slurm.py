@@ -13,11 +13,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+from distill.workers import alone
+
 JOBS = "jobs.json"
-"""of the sweep's folder: the job of each trial"""
+"""of the sweep's folder: the job of each trial, and the trials of an array that was asked for last"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,8 @@ class Slurm:
       at_once: jobs of the array at a time.
       requeues: how often a job may run out of time.
       extra: other options of sbatch, by their long names: `account`, `qos`, `constraint`.
-      cluster: `local` runs the jobs on this machine, without Slurm, all at once: to try things out.
+      cluster: `local` runs the jobs on this machine, without Slurm, all at once, to try things out: such jobs are not
+        taken up by a later command.
     """
 
     partition: str | None = None
@@ -65,7 +69,7 @@ class Slurm:
         except RuntimeError as error:
             raise ValueError(f"no Slurm here ({error}); start the sweep on a login node, or leave out --on") from error
         found.update_parameters(
-            name="herd",
+            name=title(folder.parent),
             timeout_min=self.minutes,
             cpus_per_task=self.cpus,
             gpus_per_node=self.gpus or None,
@@ -73,6 +77,8 @@ class Slurm:
             slurm_partition=self.partition,
             slurm_array_parallelism=self.at_once,
             slurm_additional_parameters=self.extra,
+            # srun of Slurm 22.05 and after does not take this over from sbatch
+            slurm_srun_args=[f"--cpus-per-task={self.cpus}"],
         )
         return found
 
@@ -86,7 +92,7 @@ class Job:
     def __call__(self) -> int:
         """Its exit code."""
         with open(self.log, "ab") as file:
-            self.process = subprocess.Popen(self.command, stdout=file, stderr=file)
+            self.process = subprocess.Popen(self.command, stdout=file, stderr=file, preexec_fn=_deaf)
         return self.process.wait()
 
     def checkpoint(self) -> Any:
@@ -100,39 +106,82 @@ class Job:
         return DelayedSubmission(Job(self.command, self.log))
 
 
+def _deaf() -> None:
+    """To the warning that a job's time is up, which may reach all of its processes: it is meant for submitit."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
+def title(folder: Path) -> str:
+    """The name of a sweep's jobs in the queue: by it they are found again, whatever was written down."""
+    return f"herd-{sha256(str(folder.absolute()).encode()).hexdigest()[:10]}"
+
+
 def submit(asked: dict[str, Job], folder: Path, slurm: Slurm) -> dict[str, Any]:
-    """Submitit's jobs by name: those still queued or at work since an earlier call, and the others, as one array."""
+    """Submitit's jobs by name: those still queued or at work since an earlier call, and the others, as one array.
+
+    Raises:
+        ValueError: Slurm does not answer, or does not take the jobs.
+    """
+    executor = slurm.executor(folder / "jobs")
     import submitit
 
-    executor = slurm.executor(folder / "jobs")
-    kind = submitit.SlurmJob if slurm.cluster == "slurm" else submitit.LocalJob
-    note = folder / JOBS
-    old = json.loads(note.read_text()) if note.exists() else {}
-    jobs = alive({name: kind(folder / "jobs", old[name]) for name in asked if name in old}, slurm)
-    new = {name: job for name, job in asked.items() if name not in jobs}
-    for job in new.values():
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-    if new:
-        with executor.batch():
-            made = [executor.submit(job) for job in new.values()]
-        jobs |= dict(zip(new, made, strict=True))
-    beside = folder / f".{JOBS}"
-    beside.write_text(json.dumps(old | {name: job.job_id for name, job in jobs.items()}))
-    beside.replace(note)
+    with alone(folder):
+        queue = {} if slurm.cluster == "local" else queued()
+        known = _known(folder, queue)
+        jobs = {name: submitit.SlurmJob(folder / "jobs", known[name]) for name in asked if known.get(name) in queue}
+        new = {name: job for name, job in asked.items() if name not in jobs}
+        if new:
+            for job in new.values():
+                job.log.parent.mkdir(parents=True, exist_ok=True)
+            _note(folder, known, list(new))
+            try:
+                with executor.batch():
+                    made = [executor.submit(job) for job in new.values()]
+            except submitit.core.utils.FailedJobError as error:
+                raise ValueError(f"Slurm did not take the jobs: {str(error).strip().splitlines()[-1]}") from error
+            jobs |= dict(zip(new, made, strict=True))
+        _note(folder, known | {name: job.job_id for name, job in jobs.items()}, [])
     return jobs
 
 
-def alive(jobs: dict[str, Any], slurm: Slurm) -> dict[str, Any]:
-    """Those that are queued or at work, as squeue says: submitit asks sacct, which not every cluster keeps."""
-    if slurm.cluster == "local":
-        return {name: job for name, job in jobs.items() if not job.done()}
-    ask = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
-    found = set(subprocess.run(ask, capture_output=True, text=True, check=True, timeout=60).stdout.split())
-    return {name: job for name, job in jobs.items() if job.job_id in found}
+def queued() -> dict[str, str]:
+    """The user's jobs that are queued or at work: name by id, as squeue says; sacct is not kept by every cluster.
+
+    Raises:
+        ValueError: Slurm does not answer.
+    """
+    ask = ["squeue", "--noheader", "--array", "--format=%i %j", f"--user={getpass.getuser()}"]
+    try:
+        said = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (subprocess.SubprocessError, OSError) as error:
+        why = (getattr(error, "stderr", None) or str(error)).strip()
+        raise ValueError(f"squeue does not answer ({why}); try again, or ask whoever keeps the cluster") from error
+    return dict(line.split(maxsplit=1) for line in said.splitlines() if len(line.split()) > 1)
 
 
 def wait(jobs: dict[str, Any], slurm: Slurm, say: Callable[[dict[str, Any]], None], pause: float = 5.0) -> None:
-    """Until all have ended; `say` is told at every look which have not. Ctrl-C leaves the jobs to go on."""
-    while left := alive(jobs, slurm):
+    """Until all have ended; `say` is told at every look which have not. Ctrl-C leaves Slurm's jobs to go on."""
+    left = jobs
+    while left:
         say(left)
         time.sleep(pause)
+        if slurm.cluster == "local":
+            left = {name: job for name, job in left.items() if not job.done()}
+            continue
+        with suppress(ValueError):  # an hour's wait outlives a moment without an answer
+            queue = queued()
+            left = {name: job for name, job in left.items() if job.job_id in queue}
+
+
+def _known(folder: Path, queue: dict[str, str]) -> dict[str, str]:
+    """Ids by trial, as written down; and those of an array whose asker did not live to write them down."""
+    note = json.loads((folder / JOBS).read_text()) if (folder / JOBS).exists() else {"jobs": {}, "asked": []}
+    lost = [job for job, name in queue.items() if name == title(folder) and job not in note["jobs"].values()]
+    places = {job: int(job.partition("_")[2] or 0) for job in lost}
+    return note["jobs"] | {note["asked"][i]: job for job, i in places.items() if i < len(note["asked"])}
+
+
+def _note(folder: Path, jobs: dict[str, str], asked: list[str]) -> None:
+    beside = folder / f".{JOBS}"
+    beside.write_text(json.dumps({"jobs": jobs, "asked": asked}))
+    beside.replace(folder / JOBS)

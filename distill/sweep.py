@@ -30,6 +30,8 @@ from distill.workers import Workers
 
 PAUSE = 1.0
 """seconds between looks at the trials"""
+SETTLES = 30.0
+"""seconds that a shared file system may take to show what another machine wrote"""
 PLAIN = Slurm()
 
 
@@ -74,10 +76,10 @@ class Sweep:
         return [sys.executable, "-m", "distill.sweep", *asked, *(["--tiny"] if self.tiny else [])]
 
 
-def run_trial(sweep: Sweep, kind: str, name: str) -> int:
+def attempt(make: Callable[[], Trial]) -> int:
     """One trial, in this process. 0: finished, 1: failed, 130: interrupted and saved."""
-    trial = next(one for one in sweep.trials(kind) if sweep.name(one) == name)
     try:
+        trial = make()
         settle()
         run_experiment(trial.experiment, trial.folder, quiet=True)
     except (ValueError, OSError, FloatingPointError) as error:
@@ -103,6 +105,8 @@ def run_here(sweep: Sweep, kind: str, trials: Sequence[Trial], workers: int | No
                 failed += bool(code)
                 if code:
                     say(f"{trial.title} failed: {trial.last_words()}")
+                elif kind == "sweep":
+                    collect(sweep.trials(kind), sweep.folder)
             done = sum(one.finished for one in trials)
             rate = (time.monotonic() - start) / max(done - before, 1)
             left = clock(rate * (len(waiting) + 0.5 * len(at_work.running))) if done > before else "?"
@@ -114,7 +118,6 @@ def run_on(sweep: Sweep, kind: str, trials: Sequence[Trial], slurm: Slurm, say: 
     """Runs what is not finished as jobs of a cluster."""
     waiting = [one for one in trials if not one.finished]
     asked = {sweep.name(one): Job(sweep.command(kind, one), one.log) for one in waiting}
-    sweep.folder.mkdir(parents=True, exist_ok=True)
     jobs = submit(asked, sweep.folder, slurm)
 
     def look(left: dict[str, Any]) -> None:
@@ -123,6 +126,9 @@ def run_on(sweep: Sweep, kind: str, trials: Sequence[Trial], slurm: Slurm, say: 
         say(f"{done} of {len(trials)} {kind} trials done, {len(left)} jobs queued or at work ({arrays})")
 
     wait(jobs, slurm, look)
+    deadline = time.monotonic() + (0.0 if slurm.cluster == "local" else SETTLES)
+    while not all(one.seen() for one in waiting) and time.monotonic() < deadline:
+        time.sleep(PAUSE)
 
 
 def sayer() -> Callable[[str], None]:
@@ -170,7 +176,7 @@ def main(
     folder = run or Path("runs") / (file.stem + ("-tiny" if tiny else ""))
     sweep = Sweep(file, folder, seeds, tiny)
     if trial is not None:
-        return run_trial(sweep, kind, trial)
+        return attempt(lambda: next(one for one in sweep.trials(kind) if sweep.name(one) == trial))
     say, failed = sayer(), []
     for each in ("prepare", "sweep"):
         trials = [one for one in sweep.trials(each) if each == "prepare" or _chosen(one.experiment.name, only)]
@@ -184,7 +190,7 @@ def main(
             print(f"\n{len(failed)} trials failed: {names}; the same command runs them again", file=sys.stderr)
             if each == "prepare":
                 return 1
-    rows = collect([one for one in sweep.trials("sweep") if _chosen(one.experiment.name, only)], folder)
+    rows = [row for row in collect(sweep.trials("sweep"), folder) if _chosen(row["trial"], only)]
     print("\n" + write_page(rows, folder, against))
     return int(bool(failed))
 

@@ -1,6 +1,7 @@
 """The trials of a sweep: what each came to, and beside each other, paired by seed."""
 
 import json
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ class Trial:
     def finished(self) -> bool:
         """Whether its results are there."""
         return (self.folder / "results.json").exists()
+
+    def seen(self) -> bool:
+        """Whether it is finished, as the file system says when its folder is listed: an absent file is remembered."""
+        return self.folder.exists() and "results.json" in os.listdir(self.folder)
 
     def place(self) -> str:
         """How far it is."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -71,13 +72,7 @@ class Workers(Generic[Task]):
 
     def __enter__(self) -> "Workers[Task]":
         """Itself, once the folder is free."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._folder / ".workers", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{self._folder}: another command, or what it began, is at work; waiting", file=sys.stderr)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock = _taken(self._folder)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -87,6 +82,28 @@ class Workers(Generic[Task]):
         for _, process in self._running.values():
             process.wait()
         os.close(self._lock)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Nobody else begins trials in the folder until the block ends; it begins when they are gone."""
+    lock = _taken(folder)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _taken(folder: Path) -> int:
+    """The folder's lock, held as long as this file descriptor, or a process that has inherited it, is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / ".workers", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"{folder}: another command, or what it began, is at work; waiting", file=sys.stderr)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
 
 def _settle(cores: Sequence[int]) -> None:

@@ -9,10 +9,11 @@ Differences are paired by seed; intervals are Student's t, 95 %, of each pair al
 import argparse
 import csv
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from distill.statistics import Paired, paired
@@ -20,7 +21,8 @@ from distill.trials import mark_difference
 
 HERE = Path(__file__).parent
 TABLE, FIGURE = HERE / "results" / "dynamic_weighting.csv", HERE.parent / "docs" / "weighting.png"
-FIELDS = ("trial", "method", "seed", "cross_entropy", "accuracy")
+FIELDS = ("trial", "method", "seed", "cross_entropy", "accuracy", "setup")
+"""setup: a hash of the trial's configuration and corpus; rows of one trial must share it"""
 DEFAULT, FLOOR = "evidence", "hard"
 NOT_METHODS = ("teacher", "oracle")
 """what no rule can be asked to beat"""
@@ -30,17 +32,28 @@ EDGE = 0.15
 
 @dataclass(frozen=True)
 class Results:
-    """Held-out cross-entropy, by trial (a condition and a kind of student), method and seed."""
+    """Held-out cross-entropy by trial (condition and kind of student), method and seed; what diverged is not there."""
 
     values: dict[str, dict[str, dict[int, float]]]
 
     @classmethod
     def of(cls, rows: Iterable[dict[str, Any]]) -> "Results":
-        """From rows of the table."""
+        """From rows of the table.
+
+        Raises:
+            ValueError: there are none, or a trial's were made by different configurations.
+        """
+        if not (rows := list(rows)):
+            raise ValueError(f"{TABLE} has no rows; run the sweep, then take it up with --run")
+        setups: dict[str, set[str]] = {}
+        for row in rows:
+            setups.setdefault(row["trial"], set()).add(row["setup"])
+        if mixed := sorted(trial for trial, found in setups.items() if len(found) > 1):
+            raise ValueError(f"rows of {mixed} come from different configurations or corpora; delete the old ones")
         values: dict[str, dict[str, dict[int, float]]] = {}
         for row in rows:
-            found = values.setdefault(row["trial"], {}).setdefault(row["method"], {})
-            found[int(row["seed"])] = float(row["cross_entropy"])
+            if math.isfinite(loss := float(row["cross_entropy"])):
+                values.setdefault(row["trial"], {}).setdefault(row["method"], {})[int(row["seed"])] = loss
         return cls(values)
 
     def difference(self, trial: str, one: str, other: str) -> Paired:
@@ -49,19 +62,34 @@ class Results:
         seeds = sorted(a.keys() & b.keys())
         return paired([a[seed] for seed in seeds], [b[seed] for seed in seeds])
 
+    def means(self, trial: str) -> dict[str, float]:
+        """The mean difference of every rule from hard labels."""
+        names = [name for name in self.values[trial] if name not in NOT_METHODS]
+        return {name: self.difference(trial, name, FLOOR).mean for name in names}
+
     def best(self, trial: str) -> str:
-        """The rival with the least mean. It is chosen on the seeds that are reported, which favours it."""
-        means = {name: fmean(of.values()) for name, of in self.values[trial].items() if name not in NOT_METHODS}
+        """The rival that is most ahead of hard labels. Chosen on the seeds that are reported, which favours it."""
+        means = self.means(trial)
         return min((name for name in means if not name.startswith(DEFAULT)), key=lambda name: means[name])
 
 
 def take_up(run: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, and what the finished trials of a sweep say; where both know a trial, the sweep does."""
-    lines = (run / "trials.jsonl").read_text().splitlines()
-    found = [{"method": row["name"], **row} for row in map(json.loads, lines)]
-    new = {(row["trial"], row["method"], int(row["seed"])): {key: row[key] for key in FIELDS} for row in found}
-    old = {(row["trial"], row["method"], int(row["seed"])): row for row in rows}
-    return [(old | new)[key] for key in sorted(old | new)]
+    """The rows, and what the finished trials of a sweep say; where both know a trial's seed, the sweep does."""
+    found = []
+    for row in map(json.loads, (run / "trials.jsonl").read_text().splitlines()):
+        folder = run / f"seed{row['seed']}" / row["trial"]
+        found.append({**{key: row[key] for key in FIELDS if key in row}, "method": row["name"], "setup": setup(folder)})
+    new = {(row["trial"], int(row["seed"])) for row in found}
+    kept = [row for row in rows if (row["trial"], int(row["seed"])) not in new]
+    return sorted([*kept, *found], key=lambda row: (row["trial"], row["method"], int(row["seed"])))
+
+
+def setup(folder: Path) -> str:
+    """A hash of what a run was, but for its seed and where its teachers lie."""
+    config = json.loads((folder / "config.json").read_text())
+    corpus = json.loads((folder / "results.json").read_text())["corpus"]
+    known = [{key: value for key, value in config.items() if key not in ("seed", "given")}, corpus]
+    return sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def verdicts(results: Results) -> str:
@@ -80,7 +108,7 @@ def matrix(results: Results, kind: str) -> str:
     methods = list(dict.fromkeys(name for trial in trials for name in results.values[trial]))
     text = f"| {kind} | " + " | ".join(trial.removesuffix(f"-{kind}") for trial in trials) + " |\n"
     text += "|---" * (len(trials) + 1) + "|\n"
-    best = {trial: min(m for m in methods_of(results, trial)) for trial in trials}
+    best = {trial: min(means, key=means.__getitem__) for trial in trials if (means := results.means(trial))}
     for name in methods:
         cells = []
         for trial in trials:
@@ -88,15 +116,9 @@ def matrix(results: Results, kind: str) -> str:
                 cells.append("")
                 continue
             mean = results.difference(trial, name, FLOOR).mean
-            cells.append(f"**{1000 * mean:+.0f}**" if (mean, name) == best[trial] else f"{1000 * mean:+.0f}")
+            cells.append(f"**{1000 * mean:+.0f}**" if name == best[trial] else f"{1000 * mean:+.0f}")
         text += f"| {name} | " + " | ".join(cells) + " |\n"
     return text
-
-
-def methods_of(results: Results, trial: str) -> list[tuple[float, str]]:
-    """The rules of a trial with their mean differences from hard labels."""
-    names = [name for name in results.values[trial] if name not in NOT_METHODS]
-    return [(results.difference(trial, name, FLOOR).mean, name) for name in names]
 
 
 def brief(difference: Paired) -> str:

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill import search
+from distill import search, sweep
+from distill.trials import Trial
+from distill.workers import Workers
 
 ROOT = Path(__file__).parents[2]
 FILE = """
@@ -72,15 +74,32 @@ def test_the_values_of_a_trial_make_its_experiment(file, tmp_path):
 
 
 def test_a_new_sampler_does_not_repeat_itself(tmp_path):
-    first = search.study_of(tmp_path, "mine", 0).ask().suggest_float("rate", 0.0, 1.0)
-    second = search.study_of(tmp_path, "mine", 0).ask().suggest_float("rate", 0.0, 1.0)
-    assert first != second
-    again = search.study_of(tmp_path / "other", "mine", 0).ask().suggest_float("rate", 0.0, 1.0)
-    assert again == first
+    def proposed(folder):
+        study = search.study_of(folder, "mine")
+        study.sampler = search.sampler_of(study, 0)
+        return study.ask().suggest_float("rate", 0.0, 1.0)
+
+    first, second, again = proposed(tmp_path), proposed(tmp_path), proposed(tmp_path / "other")
+    assert first != second and again == first
+
+
+def test_values_that_make_no_experiment_are_told_and_the_search_goes_on(file, tmp_path):
+    study, workers = search.study_of(tmp_path, "mine"), Workers[Trial](tmp_path, 1)
+    study.enqueue_trial({"rate": 0.095, "steps": 30})
+    search.begin(search.Search(file, tmp_path), study, study.ask(), workers, print)
+    broken = study.ask()  # a kill before its values were all proposed
+    search.begin(search.Search(file, tmp_path), study, study.get_trials()[broken.number], workers, print)
+    assert [one.state.name for one in study.trials] == ["FAIL", "FAIL"]
+
+
+def test_a_learner_that_is_not_there_is_refused_before_anything_is_trained(file, tmp_path):
+    named = search.Search(file, tmp_path, learner="studnet")
+    with pytest.raises(ValueError, match=r"'studnet' is not among the learners \['student'\]"):
+        named.check(named.trial(0, {"rate": 0.01, "steps": 30}))
 
 
 def test_a_trial_that_fails_says_why(file, tmp_path, capsys):
-    assert search.run_trial(search.Search(file, tmp_path), 0, {"rate": 0.095, "steps": 30}) == 1
+    assert sweep.attempt(lambda: search.Search(file, tmp_path).trial(0, {"rate": 0.095, "steps": 30})) == 1
     assert "error: too fast" in capsys.readouterr().err
 
 

@@ -6,14 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from distill import slurm, sweep, trials
+from distill import sweep, trials
 from distill.trials import summarise, table
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +114,7 @@ def test_a_sweep_that_is_killed_goes_on(text, tmp_path):
     assert "alone: learn student" in done.stdout
 
 
-def test_trials_run_as_jobs_and_a_second_call_takes_none_twice(text, tmp_path):
+def test_trials_run_as_jobs_and_a_second_call_asks_for_none_twice(text, tmp_path):
     """Submitit's stand-in for a cluster: the same jobs as processes on this machine."""
     file = tmp_path / "mine.py"
     file.write_text(FILE.format(text=text, late=tmp_path / "late"))
@@ -129,33 +128,11 @@ def test_trials_run_as_jobs_and_a_second_call_takes_none_twice(text, tmp_path):
         "taught",
     }
     first = json.loads((tmp_path / "run" / "jobs.json").read_text())
-    done = run(file, tmp_path / "run", *asked, "--only", "alone")
-    assert done.returncode == 0 and "alone: learn student" in done.stdout, done.stderr
-    assert json.loads((tmp_path / "run" / "jobs.json").read_text()) == first
-
-
-def test_a_job_whose_time_is_up_lets_its_process_save_and_is_queued_again(tmp_path):
-    """The handler of submitit's signal calls checkpoint while __call__ waits for the process."""
-    saver = "import signal, sys, time; signal.signal(15, lambda *_: (print('saved'), sys.exit(130))); time.sleep(60)"
-    job, again = slurm.Job([sys.executable, "-u", "-c", saver], tmp_path / "log"), []
-    signal.signal(signal.SIGUSR2, lambda *_: again.append(job.checkpoint()))
-    threading.Timer(2.0, lambda: os.kill(os.getpid(), signal.SIGUSR2)).start()
-    start = time.monotonic()
-    job()
-    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
-    assert time.monotonic() - start < 30 and (tmp_path / "log").read_text() == "saved\n"
-    assert again[0].function.command == job.command
-
-
-@pytest.mark.skipif(shutil.which("srun") is not None, reason="there is a Slurm here")
-def test_a_machine_without_slurm_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no Slurm here .*leave out --on"):
-        slurm.Slurm().executor(tmp_path)
-
-
-def test_jobs_that_could_not_save_are_refused():
-    with pytest.raises(ValueError, match="minutes is 1; it must be at least 3"):
-        slurm.Slurm(minutes=1)
+    done = run(file, tmp_path / "run", *asked)
+    assert done.returncode == 1 and "alone: learn student" in done.stdout, done.stderr
+    again = json.loads((tmp_path / "run" / "jobs.json").read_text())
+    changed = {name for name, job in again["jobs"].items() if first["jobs"].get(name) != job}
+    assert changed == {"seed0/late"}, "only what failed is asked for again"
 
 
 def test_a_file_without_a_sweep_is_refused(tmp_path):

@@ -4,14 +4,15 @@ import json
 
 import pytest
 
-from experiments.weighting_results import FIELDS, Results, draw, matrix, take_up, verdicts
+from experiments.weighting_results import FIELDS, Results, draw, matrix, setup, take_up, verdicts
 
 HARD, BEST, DEFAULT = (2.0, 2.2, 2.1), (1.9, 2.0, 2.0), (1.8, 2.1, 1.9)
 
 
 def rows(**values):
     return [
-        {"trial": "live-scout", "method": name.replace("_", "-"), "seed": seed, "cross_entropy": value, "accuracy": 0.5}
+        {"trial": "live-scout", "method": name.replace("_", "-"), "seed": seed, "cross_entropy": value}
+        | {"accuracy": 0.5, "setup": "a"}
         for name, found in values.items()
         for seed, value in enumerate(found)
     ]
@@ -38,16 +39,39 @@ def test_the_table_marks_the_best_rule_and_shows_thousandths(results):
     assert "| evidence | -167 |" in text and "| evidence-window | **-1000** |" in text and "| oracle | -1100 |" in text
 
 
-def test_what_a_sweep_says_stands_before_what_was_there(tmp_path):
-    old = [dict(row, cross_entropy=9.0) for row in rows(hard=HARD[:2])]
-    new = [{"name": row["method"], "kl": None, **row} for row in rows(hard=HARD[1:2], soft=BEST[:1])]
-    for row in new:
-        row["seed"] = 1 if row["name"] == "hard" else 0
-        del row["method"]
-    (tmp_path / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in new))
-    found = {(row["method"], int(row["seed"])): row["cross_entropy"] for row in take_up(tmp_path, old)}
-    assert found == {("hard", 0): 9.0, ("hard", 1): 2.2, ("soft", 0): 1.9}
+def test_what_a_sweep_says_of_a_seed_stands_in_place_of_what_was_there(tmp_path):
+    old = rows(hard=HARD[:2], gone=HARD[:2])
+    folder = tmp_path / "seed1" / "live-scout"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"seed": 1, "given": [1], "name": "live-scout"}))
+    (folder / "results.json").write_text(json.dumps({"corpus": "abc"}))
+    new = {"trial": "live-scout", "name": "hard", "seed": 1, "cross_entropy": 9.0, "accuracy": 0.1, "kl": None}
+    (tmp_path / "trials.jsonl").write_text(json.dumps(new) + "\n")
+    found = take_up(tmp_path, old)
+    assert {(row["method"], int(row["seed"])): row["cross_entropy"] for row in found} == {
+        ("hard", 0): 2.0,
+        ("hard", 1): 9.0,
+        ("gone", 0): 2.0,
+    }
     assert all(set(row) == set(FIELDS) for row in take_up(tmp_path, []))
+    with pytest.raises(ValueError, match=r"rows of \['live-scout'\] come from different configurations"):
+        Results.of(found)
+
+
+def test_a_setup_is_what_was_run_whatever_the_seed(tmp_path):
+    hashes = []
+    for seed, width in ((0, 64), (1, 64), (1, 48)):
+        (tmp_path / "config.json").write_text(json.dumps({"seed": seed, "given": [f"runs/seed{seed}"], "width": width}))
+        (tmp_path / "results.json").write_text(json.dumps({"corpus": "abc"}))
+        hashes.append(setup(tmp_path))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_run_that_diverged_is_no_pair_and_an_empty_table_is_refused():
+    found = Results.of(rows(hard=HARD, evidence=(1.8, float("nan"), 1.9))).difference("live-scout", "evidence", "hard")
+    assert found.n == 2
+    with pytest.raises(ValueError, match="has no rows; run the sweep"):
+        Results.of([])
 
 
 def test_it_can_be_drawn(results):

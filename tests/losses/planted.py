@@ -2,7 +2,8 @@
 
     python -m tests.losses.planted
 
-prints them all with what was found. Who made each is in its first line; the code that shows them is this project's.
+prints them all with what was found. Who made one is in its first line, where it was found in a library; the code that
+shows it is this project's.
 """
 
 import sys
@@ -17,7 +18,7 @@ from losses.scope import neighbours
 from losses.signal import contract
 
 
-def on_mean(student, teacher, labels, mask, hard_logits=None, weights=None):
+def on_mean(student, teacher, labels, mask):
     """Half forward KL, half cross-entropy: the mean that the plain mistakes below are variations of."""
     student, teacher = student.astype(jnp.float32), teacher.astype(jnp.float32)
     p, q = jax.nn.log_softmax(teacher), jax.nn.log_softmax(student)
