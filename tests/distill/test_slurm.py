@@ -1,7 +1,7 @@
 """Jobs are asked for once, found again whatever was written down, and waited for through moments without an answer.
 
-The commands of Slurm are stood in for by scripts that say what Slurm says; what a real one makes of it was tried by
-hand (benchmarks of it there are none).
+The commands of Slurm are stood in for by scripts that say what Slurm says: the tests need no cluster. A real one was
+tried by hand.
 """
 
 import json
