@@ -124,6 +124,7 @@ def submit(asked: dict[str, Job], folder: Path, slurm: Slurm) -> dict[str, Any]:
     """
     executor = slurm.executor(folder / "jobs")
     import submitit
+    from submitit.core.utils import FailedJobError
 
     with alone(folder):
         queue = {} if slurm.cluster == "local" else queued()
@@ -137,7 +138,7 @@ def submit(asked: dict[str, Job], folder: Path, slurm: Slurm) -> dict[str, Any]:
             try:
                 with executor.batch():
                     made = [executor.submit(job) for job in new.values()]
-            except submitit.core.utils.FailedJobError as error:
+            except FailedJobError as error:
                 raise ValueError(f"Slurm did not take the jobs: {str(error).strip().splitlines()[-1]}") from error
             jobs |= dict(zip(new, made, strict=True))
         _note(folder, known | {name: job.job_id for name, job in jobs.items()}, [])

@@ -21,7 +21,7 @@ from distill.trials import mark_difference
 
 HERE = Path(__file__).parent
 TABLE, FIGURE = HERE / "results" / "dynamic_weighting.csv", HERE.parent / "docs" / "weighting.png"
-FIELDS = ("trial", "method", "seed", "cross_entropy", "accuracy", "setup")
+FIELDS: tuple[str, ...] = ("trial", "method", "seed", "cross_entropy", "accuracy", "setup")
 """setup: a hash of the trial's configuration and corpus; rows of one trial must share it"""
 DEFAULT, FLOOR = "evidence", "hard"
 NOT_METHODS = ("teacher", "oracle")
