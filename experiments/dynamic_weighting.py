@@ -124,7 +124,7 @@ CONDITIONS = {
 }
 MAIN = ("reliable", "specialist-noise", "live")
 """in these, rates are chosen, and both kinds of student learn; elsewhere Scout alone does"""
-RATE = 8e-3
+RATE = 1.6e-2
 RATES: dict[str, float] = {}
 """peak learning rates of methods that do better with another than RATE: for experiments/weighting_rates.py to choose"""
 RUNS = {"plain": "teacher", "errors": "teacher-errors", "weak": "warmed"}

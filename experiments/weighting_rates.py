@@ -25,7 +25,7 @@ from losses import Distill, Evidence, Motion
 from models.config import tiny as shrink
 
 SEED = 100
-RATES = (8e-3, 4e-3, 1.6e-2)
+RATES = (4e-3, 8e-3, 1.6e-2, 3.2e-2)
 KAPPAS = (0.015, 0.03, 0.06)
 OPENINGS = (-2.0, -1.0, 0.0, 1.0)
 """b: the margin is -b kappa"""
