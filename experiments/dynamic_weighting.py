@@ -125,8 +125,9 @@ CONDITIONS = {
 MAIN = ("reliable", "specialist-noise", "live")
 """in these, rates are chosen, and both kinds of student learn; elsewhere Scout alone does"""
 RATE = 1.6e-2
-RATES: dict[str, float] = {}
-"""peak learning rates of methods that do better with another than RATE: for experiments/weighting_rates.py to choose"""
+HIGHER = ("fixed-50", "linear", "wsd", "confidence", "wsld", "balance", "corrected", "evidence-still")
+RATES: dict[str, float] = dict.fromkeys(HIGHER, 3.2e-2)
+"""peak learning rates of methods that do better with another than RATE, as experiments/weighting_rates.py chose"""
 RUNS = {"plain": "teacher", "errors": "teacher-errors", "weak": "warmed"}
 """the runs of teachers that are finished"""
 TEACH = Stage(name="teach", learners=(TEACHER,), steps=800, rows=16, length=64)
