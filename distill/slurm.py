@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.workers import alone
+from distill.workers import PARENT, alone
 
 JOBS = "jobs.json"
 """of the sweep's folder: the job of each trial, and the trials of an array that was asked for last"""
@@ -92,7 +92,8 @@ class Job:
     def __call__(self) -> int:
         """Its exit code."""
         with open(self.log, "ab") as file:
-            self.process = subprocess.Popen(self.command, stdout=file, stderr=file, preexec_fn=_deaf)
+            known = os.environ | {PARENT: str(os.getpid())}
+            self.process = subprocess.Popen(self.command, stdout=file, stderr=file, env=known)
         return self.process.wait()
 
     def checkpoint(self) -> Any:
@@ -104,11 +105,6 @@ class Job:
             os.kill(self.process.pid, signal.SIGTERM)
             os.waitpid(self.process.pid, 0)
         return DelayedSubmission(Job(self.command, self.log))
-
-
-def _deaf() -> None:
-    """To the warning that a job's time is up, which may reach all of its processes: it is meant for submitit."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def title(folder: Path) -> str:

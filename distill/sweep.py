@@ -26,7 +26,7 @@ from distill.process import settle
 from distill.progress import clock
 from distill.slurm import Job, Slurm, submit, wait
 from distill.trials import Trial, collect, write_page
-from distill.workers import Workers
+from distill.workers import Workers, follow
 
 PAUSE = 1.0
 """seconds between looks at the trials"""
@@ -78,6 +78,7 @@ class Sweep:
 
 def attempt(make: Callable[[], Trial]) -> int:
     """One trial, in this process. 0: finished, 1: failed, 130: interrupted and saved."""
+    follow()
     try:
         trial = make()
         settle()

@@ -14,6 +14,8 @@ from typing import Generic, TypeVar
 
 Task = TypeVar("Task")
 
+PARENT = "HERD_PARENT"
+"""in the environment of a trial's process: the number of the process that started it"""
 PDEATHSIG = 1
 """of prctl: the signal that a process gets when its parent dies"""
 
@@ -52,15 +54,20 @@ class Workers(Generic[Task]):
         """Starts the process of a task; what it prints is added to `log`."""
         slot = next(slot for slot in range(len(self._cores)) if slot not in self._running)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "ab") as file:
-            process = subprocess.Popen(
-                command,
-                stdout=file,
-                stderr=file,
-                preexec_fn=lambda: _settle(self._cores[slot]),
-                start_new_session=True,
-                pass_fds=(self._lock,),  # so that the folder is taken until the last of them is gone
-            )
+        ours = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, self._cores[slot])  # a process begins on the cores of the one that starts it
+        try:
+            with open(log, "ab") as file:
+                process = subprocess.Popen(
+                    command,
+                    stdout=file,
+                    stderr=file,
+                    env=os.environ | {PARENT: str(os.getpid())},
+                    start_new_session=True,
+                    pass_fds=(self._lock,),  # so that the folder is taken until the last of them is gone
+                )
+        finally:
+            os.sched_setaffinity(0, ours)
         self._running[slot] = task, process
 
     def ended(self) -> Iterator[tuple[Task, int]]:
@@ -106,7 +113,15 @@ def _taken(folder: Path) -> int:
     return lock
 
 
-def _settle(cores: Sequence[int]) -> None:
-    """On its cores; told to save and stop when the process that started it is gone, however it went (Linux)."""
-    os.sched_setaffinity(0, cores)
-    ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGTERM)
+def follow() -> None:
+    """For a process that runs a trial: it is told to save and stop when its parent is gone, however it went (Linux).
+
+    It does not hear that a job's time is up, which Slurm may tell all processes of a job: its parent does, and tells it.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    parent, prctl = os.environ.get(PARENT), getattr(ctypes.CDLL(None), "prctl", None)
+    if parent is None or prctl is None:
+        return
+    prctl(PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(parent):
+        sys.exit("its parent is gone")
