@@ -116,7 +116,7 @@ def _taken(folder: Path) -> int:
 def follow() -> None:
     """For a process that runs a trial: it is told to save and stop when its parent is gone, however it went (Linux).
 
-    It does not hear that a job's time is up, which Slurm may tell all processes of a job: its parent does, and tells it.
+    It does not hear that a job's time is up, which may be said to all of a job: its parent does, and tells it.
     """
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     parent, prctl = os.environ.get(PARENT), getattr(ctypes.CDLL(None), "prctl", None)
