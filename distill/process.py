@@ -30,7 +30,7 @@ def keep_memory() -> bool:
     """Freed memory stays in the process, for the next step; whether that could be arranged (Linux with glibc alone).
 
     On the CPU, XLA takes its temporary memory from malloc at every call; glibc maps large blocks anew and gives them
-    back, so the kernel clears every page of every step again: a quarter of a step's time with the small models here.
+    back, so the kernel clears every page of every step again, which shows in the steps of small models.
     """
     if not sys.platform.startswith("linux"):
         return False

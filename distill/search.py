@@ -10,9 +10,8 @@ The file defines `suggest(trial, folder, tiny)`: it asks Optuna's trial for valu
 
 Held-out cross-entropy is what is made small: of the learner `--learner` (the last of the last stage, if not named).
 `prepare` is as in distill.sweep. A trial that was killed goes on where it was, by the same command; Optuna is told of
-one that failed, or whose values made no experiment. What Optuna knows is in
-search.jsonl; at the end: trials.jsonl, the table, the best values. Settings found so are chosen on the held-out text
-they are scored on: report them on another.
+one that failed, or whose values made no experiment. What Optuna knows is in search.jsonl; at the end: trials.jsonl, the
+table, the best values. Settings found so are chosen on the held-out text they are scored on: report them on another.
 """
 
 import json

@@ -96,6 +96,10 @@ def test_the_same_command_runs_only_what_failed(swept, text):
     done = run(file, folder)
     assert done.returncode == 0, done.stderr
     assert "late: learn student" in done.stdout
+    done = run(file, folder, "--only", "alone")
+    assert "alone: learn student" in done.stdout and "taught" not in done.stdout
+    rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    assert {row["trial"] for row in rows} == {"alone", "taught", "late"}, "a part that is shown is no part that is kept"
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
 
 
@@ -165,6 +169,13 @@ def test_an_unknown_trial_to_compare_with_is_refused():
 def test_lines_can_be_drawn_with_and_without_intervals():
     for found in (rows("base", 2.0), [*rows("base", 2.0, 3.0), *rows("ours", 1.5, 2.75)]):
         assert trials.draw(summarise(found, None)).axes
+
+
+def test_an_outlier_is_drawn_at_the_edge_and_stretches_nothing():
+    far = [*rows("base", 2.0, 3.0), *rows("near", 2.1, 3.1), *rows("close", 1.9, 2.9), *rows("far", 9.0, 10.5)]
+    (panel,) = trials.draw(summarise(far, None)).axes
+    reach = [abs(x) for line in panel.get_lines() for x in line.get_xdata()]
+    assert max(reach) < 1.0 and any(line.get_marker() == ">" for line in panel.get_lines())
 
 
 def test_learners_of_a_trial_can_be_paired_with_one_of_them():
