@@ -1,6 +1,6 @@
 """Held-out figures: sums over fixed batches, divided once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from distill.data.batch import Batch
 from distill.state import Weights
 from distill.teacher import Teacher
-from losses import Distill, NoGate, Tally
+from losses import Distill, NoGate, Signal, Tally
 from models.llama4 import Execution
 
 _YARDSTICK = Distill(gate=NoGate())  # plain forward KL and cross-entropy at temperature 1, whatever was trained on
@@ -36,36 +36,47 @@ class Score:
     labels: int
 
 
+@jax.jit
+def _ask(teacher: Teacher, batch: Batch) -> Signal | None:
+    return teacher.signal(batch)
+
+
 @jax.jit(static_argnames=("execution", "domains"))
 def _look(
-    weights: Weights, teacher: Teacher, batch: Batch, execution: Execution, domains: tuple[str, ...]
+    weights: Weights, signal: Signal | None, batch: Batch, execution: Execution, domains: tuple[str, ...]
 ) -> tuple[dict[str, Tally], Float[Array, "l e"]]:
     hidden, routing = weights.model(batch.tokens, batch.layout(), weights.bias, execution, batch.images)
     head = weights.model.head[...].astype(hidden.dtype)
-    signal = teacher.signal(batch)
     _, metrics, _ = _YARDSTICK(hidden, head, signal, batch.labels, batch.place((), domains), jnp.zeros(()))
     return metrics, routing.counts
 
 
 def evaluate(
-    weights: Weights,
+    models: Mapping[str, Weights],
     teacher: Teacher,
     batches: Iterable[Batch],
     execution: Execution,
     domains: tuple[str, ...] = (),
-) -> Score:
-    """Score a model on `batches` (arrays [b, t]), beside `teacher` where there is one, and by `domains` if named.
+) -> dict[str, Score]:
+    """Score models on `batches` (arrays [b, t]), beside `teacher` where there is one, and by `domains` if named.
+
+    The teacher is asked once per batch, however many the models.
 
     Raises:
       ValueError: there is nothing to evaluate on.
     """
-    rest = iter(batches)
-    first = next(rest, None)
-    if first is None:
+    sums: dict[str, tuple[dict[str, Tally], Array]] = {}
+    for batch in batches:
+        signal = _ask(teacher, batch)
+        for name, weights in models.items():
+            found = _look(weights, signal, batch, execution, domains)
+            sums[name] = jax.tree.map(jnp.add, sums[name], found) if name in sums else found
+    if len(sums) < len(models):
         raise ValueError("no held-out batches: set --held-out to at least 1 and give the corpus a held-out split")
-    sums, load = _look(weights, teacher, first, execution, domains)
-    for batch in rest:
-        sums, load = jax.tree.map(jnp.add, (sums, load), _look(weights, teacher, batch, execution, domains))
+    return {name: _score(*found, domains) for name, found in sums.items()}
+
+
+def _score(sums: Mapping[str, Tally], load: Array, domains: tuple[str, ...]) -> Score:
     mean = {name: float(tally.mean()) for name, tally in sums.items()}
     counts = np.asarray(load, np.float64)
     shares = counts / np.maximum(counts.sum(-1, keepdims=True), 1.0)

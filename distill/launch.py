@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from distill import ceiling
 from distill.apart import voice_of
-from distill.evaluate import evaluate
+from distill.evaluate import Score, evaluate
 from distill.experiment import Experiment
 from distill.loop import Interrupted, check_room, run_stage, stopping
 from distill.metrics import Metrics
@@ -152,19 +152,19 @@ def score(room: Room, stage: Stage) -> list[dict[str, Any]]:
     loader = stage_loader(experiment, stage)
     batches = on_mesh(loader.held_out_batches(experiment.corpus, experiment.held_out), experiment.mesh.build())
     seconds = sum(line["seconds"] for line in room.run.timings() if line["stage"] == stage.name)
-    rows, voices = [], {}
+    lessons = {learner.name: experiment.lesson_of(learner.name) for learner in stage.learners}
+    found: dict[str, Score] = {}
+    for lesson in {each.name if each else None: each for each in lessons.values()}.values():
+        voice = voice_of(room, lesson)
+        heard = (voice.hear(batch) for batch in batches)
+        models = {name: room.weights(stage, name) for name, its in lessons.items() if its == lesson}
+        found |= evaluate(models, voice.teacher, heard, experiment.execution, loader.domains)
+    rows = []
     for learner in stage.learners:
-        lesson = experiment.lesson_of(learner.name)
-        name = lesson.name if lesson else None
-        if name not in voices:  # one at a time is held
-            voices = {name: voice_of(room, lesson)}
-        voice = voices[name]
-        weights, heard = room.weights(stage, learner.name), (voice.hear(batch) for batch in batches)
-        found = evaluate(weights, voice.teacher, heard, experiment.execution, loader.domains)
         row = {"seed": experiment.seed, "stage": stage.name, "name": learner.name}
-        row |= {name: value for name, value in asdict(found).items() if name != "load"}
+        row |= {field: value for field, value in asdict(found[learner.name]).items() if field != "load"}
         size = {"parameters": cost.total(learner.model), "active": cost.active(learner.model)}
-        rows.append(row | size | {"tokens": stage.tokens, "seconds": seconds, "expert_load": found.load})
+        rows.append(row | size | {"tokens": stage.tokens, "seconds": seconds, "expert_load": found[learner.name].load})
     return rows
 
 

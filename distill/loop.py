@@ -173,10 +173,8 @@ def _save(
     score = None
     if number % stage.save_every == 0 or number == stage.steps:
         heard = [voice.hear(batch) for batch in glance]
-        looks = {
-            learner.name: evaluate(state.weights, voice.teacher, heard, room.experiment.execution, domains)
-            for learner, state in zip(stage.learners, states, strict=True)
-        }
+        models = {learner.name: state.weights for learner, state in zip(stage.learners, states, strict=True)}
+        looks = evaluate(models, voice.teacher, heard, room.experiment.execution, domains)
         room.metrics.write(stage.name, number, kind="held_out", **_flat(looks))
         score = float(np.mean([look.cross_entropy for look in looks.values()]))
     room.metrics.flush()

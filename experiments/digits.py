@@ -133,11 +133,11 @@ def score(options: Options) -> dict[str, list[Score]]:
     found: dict[str, list[Score]] = {stage.name: [] for stage in options.experiment.stages}
     for folder, experiment in options.seeded():
         for stage in experiment.stages:
+            name = stage.learners[0].name
             batches = stage_loader(experiment, stage).held_out_batches(experiment.corpus, experiment.held_out)
-            weights = load_weights(folder, stage.name, stage.learners[0].name)
-            found[stage.name].append(
-                evaluate(weights, Silent(), [without_end(batch) for batch in batches], experiment.execution)
-            )
+            digits = [without_end(batch) for batch in batches]
+            weights = load_weights(folder, stage.name, name)
+            found[stage.name].append(evaluate({name: weights}, Silent(), digits, experiment.execution)[name])
     return found
 
 

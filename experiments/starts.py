@@ -76,10 +76,9 @@ def born(options: Options) -> dict[str, list[float]]:
             models[one.name] = jax.jit(inherit, static_argnums=1)(
                 teacher.model, one.model, seed_key(experiment.seed, one.name)
             )
-        for name, model in models.items():
-            score = evaluate(
-                Weights(model, None), LiveTeacher(teacher, experiment.execution), batches, experiment.execution
-            )
+        weights = {name: Weights(model, None) for name, model in models.items()}
+        scores = evaluate(weights, LiveTeacher(teacher, experiment.execution), batches, experiment.execution)
+        for name, score in scores.items():
             found.setdefault(name, []).append(score.cross_entropy)
     return found
 

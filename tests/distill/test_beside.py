@@ -1,6 +1,6 @@
 """A teacher that learns beside its students, learners that start alike, batches that are changed, figures by domain."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -130,10 +130,41 @@ def test_held_out_figures_by_domain_make_up_the_whole(text):
     names = text.manifest().domains
     (weights,) = (state.weights for state in states(learner(model=BYTES)))
     batches = [jax.tree.map(jnp.asarray, x) for x in Loader(rows=8, length=16, domains=names).held_out_batches(text, 2)]
-    score = evaluate(weights, Silent(), batches, Execution(), names)
+    score = evaluate({"one": weights}, Silent(), batches, Execution(), names)["one"]
     counts = [sum(int((x.mask & (x.domains == i)).sum()) for x in batches) for i in range(2)]
     mean = sum(n * score.domains[name] for n, name in zip(counts, names, strict=True)) / sum(counts)
     np.testing.assert_allclose(mean, score.cross_entropy, rtol=1e-5)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Counted:
+    """A live teacher that counts its passes."""
+
+    teacher: LiveTeacher
+    passes: list[int] = field(metadata={"static": True})
+
+    def __hash__(self):
+        return id(self)
+
+    def signal(self, batch):
+        """What the teacher says."""
+        jax.debug.callback(lambda: self.passes.append(1))
+        return self.teacher.signal(batch)
+
+
+def test_models_are_scored_together_as_they_are_alone_and_their_teacher_is_asked_once_a_batch():
+    one, two, knows = (state.weights for state in states(learner("one"), learner("two"), TEACHER))
+    batches, voice = [jax.tree.map(lambda x: x[0], batch(seed)) for seed in range(3)], LiveTeacher(knows)
+    passes: list[int] = []
+    found = evaluate({"one": one, "two": two}, Counted(voice, passes), batches, Execution())
+    jax.effects_barrier()
+    assert len(passes) == 3
+    assert found == {
+        name: evaluate({name: weights}, voice, batches, Execution())[name]
+        for name, weights in (("one", one), ("two", two))
+    }
+    assert found["one"].cross_entropy != found["two"].cross_entropy
 
 
 def test_a_run_with_a_teacher_beside_its_student_is_logged_by_domain_and_ends(text, tmp_path):

@@ -279,7 +279,7 @@ def test_text_alone_is_the_program_it_was():
 
 def test_held_out_answers_are_scored_by_what_the_images_show(rows, voice):
     whole = jax.tree.map(lambda x: x[0], rows[0])
-    score = evaluate(voice.weights, voice, [whole], Execution())
+    score = evaluate({"same": voice.weights}, voice, [whole], Execution())["same"]
     assert score.labels == 16
     assert (score.kl, score.agreement) == (pytest.approx(0, abs=1e-6), 1.0)
 

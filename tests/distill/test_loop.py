@@ -256,4 +256,4 @@ def test_a_model_of_unknown_classes_is_refused():
 def test_there_is_no_score_without_held_out_text(finished):
     weights = load_weights(finished[0], "distil", "student")
     with pytest.raises(ValueError, match="no held-out batches: set --held-out to at least 1"):
-        evaluate(weights, Silent(), [], Execution())
+        evaluate({"student": weights}, Silent(), [], Execution())
