@@ -176,9 +176,10 @@ class AlphaBeta:
             value = _limit(q, p, b)
         else:
             # Around the larger of the two, so that what nearly agrees is not lost between powers near 1.
-            down, up = jnp.minimum(q - p, 0.0), jnp.minimum(p - q, 0.0)
-            value = jnp.exp((a + b) * p) * _bend(down, a, b) + jnp.exp((a + b) * q) * _bend(up, b, a)
-            value = jnp.sum(value, axis=-1) / (a * b)
+            whole, less = a + b, jnp.where(p < q, a, b)  # less: the exponent of the smaller
+            gap = -jnp.abs(p - q)
+            bend = less / whole * jnp.expm1(whole * gap) - jnp.expm1(less * gap)
+            value = contract(jnp.exp(whole * jnp.maximum(p, q)), bend) / (a * b)
         return temperature**2 * value
 
 
@@ -203,11 +204,6 @@ def mixed(p: Float[Array, "b t n"], q: Float[Array, "b t n"], share: float) -> F
     if share in (0.0, 1.0):
         return p if share == 1.0 else q
     return jnp.logaddexp(jnp.log(share) + p, jnp.log1p(-share) + q)
-
-
-def _bend(gap: Float[Array, "b t n"], a: float, b: float) -> Float[Array, "b t n"]:
-    """(a + b x^(a+b)) / (a+b) - x^b for x = exp(gap) up to 1; 0 with its slope at 1."""
-    return b / (a + b) * jnp.expm1((a + b) * gap) - jnp.expm1(b * gap)
 
 
 def _limit(p: Float[Array, "b t n"], q: Float[Array, "b t n"], a: float) -> Float[Array, "b t"]:
