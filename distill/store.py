@@ -1,6 +1,7 @@
 """A teacher's forward passes, paid once: its targets on a stage's rows go to disk, and students train from there.
 
     python -m distill.store capture experiments/herd.py runs/herd targets --stage distil --count 12
+    python -m distill.store capture experiments/herd.py runs/herd targets --kind sampled --known 8 --count 8
     python -m distill.store inspect targets
     python -m distill.store verify experiments/herd.py runs/herd targets --stage distil
 
@@ -11,7 +12,7 @@ there is whole. Options of the experiment follow `--`, as in `-- --tiny`.
 import runpy
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -122,8 +123,9 @@ class Capture:
             worst = max(worst, float(_compare(teacher, put(stored, 1, mesh), form=self.form)))
             if self.form.kind == "sampled":
                 said: Any = stored.targets
-                drawn = np.sort(np.asarray(ask(replace(stored, targets=None), first).ids), axis=-1)
-                other = float(np.mean(drawn != said.ids))
+                drawn, kept = ask(replace(stored, targets=None), first).ids, said.ids
+                drawn, kept = (np.sort(np.asarray(ids)[..., self.form.known :], axis=-1) for ids in (drawn, kept))
+                other = float(np.mean(drawn != kept))
                 if other > ALIKE:
                     raise ValueError(f"{other:.1%} of the draws are not those of this seed; at most {ALIKE:.0%} may be")
         allowed = 2e-3 if self.form.dtype == "float16" else 1e-4
@@ -152,9 +154,9 @@ def describe_order(experiment: Experiment, stage: Stage) -> str:
 
 
 def open_capture(
-    file: Path, run: Path, options: tuple[str, ...], stage: str, kind: str, count: int, dtype: str, shard: int
+    file: Path, run: Path, options: tuple[str, ...], stage: str, asked: dict[str, Any], shard: int
 ) -> Capture:
-    """The capture that the command line asks for.
+    """The capture that the command line asks for; `asked` are fields of its `Form`.
 
     Raises:
         ValueError: there is no such stage, it hears no teacher, or it has images.
@@ -174,8 +176,7 @@ def open_capture(
     else:
         place = (run, experiment.stage_of(chosen.teacher).name, chosen.teacher)
         teacher, weights = identity(*place), load_weights(*place, experiment.mesh)
-    vocab = weights.model.config.vocab
-    form = Form(kind=kind, count=count, dtype=dtype, vocab=vocab, length=chosen.length)  # pyright: ignore[reportArgumentType]
+    form = Form(**(asked | {"vocab": weights.model.config.vocab, "length": chosen.length}))
     return Capture(experiment, chosen, teacher, weights, form, shard)
 
 
@@ -186,6 +187,7 @@ def capture(
     stage: str = "distil",
     kind: Literal["top_k", "sampled"] = "top_k",
     count: int = 12,
+    known: int = 0,
     dtype: Literal["float16", "float32"] = "float16",
     shard: int = 50,
     process: int = 0,
@@ -201,13 +203,15 @@ def capture(
         stage: whose teacher, on whose rows.
         kind: the most probable tokens and the mass of the rest, or draws.
         count: tokens of a position.
+        known: of the most probable tokens, kept beside draws, which stand for the others then.
         dtype: of log-probabilities.
         shard: batches of a shard: what a killed capture may lose.
         process: which part of every batch is captured here, of `processes` parts; each needs nothing of the others.
         processes: that share the work. Whoever reads it may be another number.
         options: the experiment's own.
     """
-    asked = open_capture(file, run, options, stage, kind, count, dtype, shard)
+    form = {"kind": kind, "count": count, "known": known, "dtype": dtype}
+    asked = open_capture(file, run, options, stage, form, shard)
     asked.run(Store(to), process, processes)
     inspect(to)
 
@@ -231,8 +235,7 @@ def verify(
 ) -> None:
     """Holds a store's shards against their checksums, and some of its batches against the teacher."""
     about = Store(store).about
-    form = about.form
-    asked = open_capture(file, run, options, stage, form.kind, form.count, form.dtype, about.shard)
+    asked = open_capture(file, run, options, stage, asdict(about.form), about.shard)
     worst = asked.verify(Store(store), batches)
     print(f"every shard is whole; the largest difference of a probability is {worst:.2g} over {batches} batches")
 

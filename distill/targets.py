@@ -26,14 +26,16 @@ PLACED = ("tokens", "labels", "mask", "segments", "positions", "domains")
 class Form:
     """What is kept of every position, and how.
 
-    Of a position: the `count` most probable tokens with their log-probabilities and that of the rest's mass, or
-    `count` draws; and what the whole distribution makes of the label (log p(y), |p|^2, entropy), so that every gate
-    works without the teacher. All at temperature 1.
+    Of a position: the `count` most probable tokens with their log-probabilities and that of the rest's mass, or the
+    `known` most probable ones so and `count` draws from the rest; and what the whole distribution makes of the label
+    (log p(y), |p|^2, entropy), so that every gate works without the teacher. All at temperature 1.
     """
 
     kind: Literal["top_k", "sampled"] = "top_k"
     count: int = 12
-    """tokens of a position"""
+    """most probable tokens of a position, or draws"""
+    known: int = 0
+    """most probable tokens that are kept beside draws, so that these have to stand for the rest alone"""
     dtype: Literal["float16", "float32"] = "float16"
     """of log-probabilities and notes; in float16 a log-probability is right to a two-thousandth of itself"""
     vocab: int
@@ -45,8 +47,18 @@ class Form:
             raise ValueError(
                 f"targets of {self.count} tokens a position; it must be 1 to the vocabulary's {self.vocab}"
             )
+        if self.known and (self.kind == "top_k" or not 0 < self.known < self.vocab):
+            raise ValueError(
+                f"targets of kind {self.kind!r} with known={self.known}; it must be 0, or beside draws (sampled) below "
+                f"the vocabulary's {self.vocab}"
+            )
         if self.length < 1:
             raise ValueError(f"rows of {self.length} tokens; it must be at least 1")
+
+    @property
+    def told(self) -> int:
+        """Tokens of a position whose log-probabilities are kept."""
+        return self.count if self.kind == "top_k" else self.known
 
     @property
     def id_bytes(self) -> int:
@@ -56,13 +68,13 @@ class Form:
     @property
     def fields(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Name, stored dtype (`id` for token ids) and shape of the arrays of a row, in the order they are written."""
-        t, n = self.length, self.count
+        t, n = self.length, self.count if self.kind == "top_k" else self.known + self.count
         rows = {
             "tokens": ("id", (t,)), "labels": ("id", (t,)), "mask": ("uint8", (t,)), "segments": ("uint16", (t,)),
             "positions": ("uint32", (t,)), "domains": ("uint16", (t,)), "ids": ("id", (t, n)),
         }  # fmt: skip
-        if self.kind == "top_k":
-            rows |= {"log_probs": (self.dtype, (t, n)), "rest": (self.dtype, (t,))}
+        if self.told:
+            rows |= {"log_probs": (self.dtype, (t, self.told)), "rest": (self.dtype, (t,))}
         return rows | {name: (self.dtype, (t,)) for name in NOTES} | {"top": ("id", (t,))}
 
     @property
@@ -123,15 +135,16 @@ class Form:
         whole: dict[str, Any] = {name: at[name].astype(np.int32) for name in ("ids", "top")}
         judged = Belief(gold=wide["gold"], square=wide["square"], entropy=wide["entropy"], top=whole["top"])
         known = {"ids": whole["ids"], "judged": judged, "vocab": self.vocab}
-        if self.kind == "top_k":  # 16 bits leave a total that is not quite 1, which would pull at the student
-            total = np.logaddexp.reduce(wide["log_probs"], axis=-1)
-            total = np.logaddexp(total, wide["rest"])
+        if self.told:  # 16 bits leave a total that is not quite 1, which would pull at the student
+            total = np.logaddexp(np.logaddexp.reduce(wide["log_probs"], axis=-1), wide["rest"])
             best: Any = np.maximum(wide["log_probs"] - total[..., None], FLOOR)
-            targets = TopK(log_probs=best, rest=np.maximum(wide["rest"] - total, FLOOR), **known)
-        else:  # what the draws' log-probabilities are in expectation is known, and exact: minus the entropy
-            mean: Any = np.broadcast_to(-wide["entropy"][..., None], whole["ids"].shape)
-            even: Any = np.full(mean.shape, 1.0 / self.count, np.float32)
-            targets = Sampled(weights=even, log_probs=mean, **known)
+            rest: Any = np.maximum(wide["rest"] - total, FLOOR)
+        else:
+            best, rest = np.zeros((*at["top"].shape, 0), np.float32), np.zeros(at["top"].shape, np.float32)
+        if self.kind == "top_k":
+            targets: Any = TopK(log_probs=best, rest=rest, **known)
+        else:
+            targets = self._drawn(best, rest, **known)
         kept: Any = {name: at[name].astype(np.int32) for name in PLACED}
         return Batch(**(kept | {"mask": at["mask"] > 0}), targets=targets)
 
@@ -145,8 +158,11 @@ class Form:
         arrays |= {name: vars(signal.judged)[name] for name in NOTES}
         if isinstance(signal, TopK):
             arrays |= {"log_probs": signal.log_probs, "rest": signal.rest}
-        else:  # their order says nothing, and sorted they compress
-            arrays |= {"ids": np.sort(np.asarray(signal.ids), axis=-1)}
+        else:  # the order of draws says nothing, and sorted they compress
+            ids, rest = np.array(signal.ids), np.sum(signal.weights[..., self.known :], axis=-1)
+            ids[..., self.known :].sort(axis=-1)
+            arrays |= {"ids": ids, "log_probs": signal.log_probs[..., : self.known]}
+            arrays |= {"rest": np.log(np.maximum(rest, np.finfo(np.float32).tiny))}
         floats = {"log_probs", "rest", *NOTES}
         host = {name: np.asarray(array) for name, array in arrays.items()}
         host = {name: np.maximum(array, LEAST) if name in floats else array for name, array in host.items()}
@@ -162,7 +178,9 @@ class Form:
             part, here = signal.slice(start, size), _labels(batch, start, size)
             if self.kind == "top_k":
                 return top_k(part, here, self.count)
-            drawn = jax.vmap(lambda logits, labels, key: draw(Dense(logits[None]), labels[None], self.count, key))
+            drawn = jax.vmap(
+                lambda logits, labels, key: draw(Dense(logits[None]), labels[None], self.count, key, self.known)
+            )
             rows = drawn(part.logits, here, jax.vmap(jax.random.fold_in, (0, None))(keys, start))
             return jax.tree.map(lambda x: rearrange(x, "b one ... -> (b one) ..."), rows)
 
@@ -182,13 +200,26 @@ class Form:
             kept, fresh = said.slice(start, size), part.belief(here)
             pairs = [(jnp.exp(fresh.gold), jnp.exp(kept.judged.gold)), (fresh.square, kept.judged.square)]
             pairs += [(fresh.entropy / np.log(self.vocab), kept.judged.entropy / np.log(self.vocab))]
-            if self.kind == "top_k":
-                known = jnp.take_along_axis(part.log_probs(jnp.float32(1.0)), kept.ids, axis=-1)
-                pairs += [(jnp.exp(known), jnp.exp(kept.log_probs))]
-                pairs += [(jnp.exp(top_k(part, here, self.count).rest), jnp.exp(kept.rest))]
+            if self.told:
+                known = jnp.take_along_axis(part.log_probs(jnp.float32(1.0)), kept.ids[..., : self.told], axis=-1)
+                rest = jnp.exp(kept.rest) if isinstance(kept, TopK) else kept.weights[..., self.told :].sum(-1)
+                pairs += [(jnp.exp(known), jnp.exp(kept.log_probs[..., : self.told]))]
+                pairs += [(jnp.exp(top_k(part, here, self.told).rest), rest)]
             return jnp.stack([jnp.abs(one - other).max() for one, other in pairs]).max()
 
         return self._by_pieces(piece).max()
+
+    def _drawn(self, best: np.ndarray, rest: np.ndarray, ids: Any, judged: Belief, vocab: int) -> Sampled:
+        """Draws [b, t, n] that stand for the mass exp(rest), after those whose log-probabilities are known.
+
+        What a draw's log-probability is in expectation is known, and exact: what the known leave of minus the entropy.
+        """
+        left = -judged.entropy - np.sum(np.exp(best) * best, axis=-1)
+        mean = np.clip(left / np.maximum(np.exp(rest), np.finfo(np.float32).tiny), FLOOR, np.minimum(rest, 0.0))
+        shape = (*rest.shape, self.count)
+        weights = np.concatenate([np.exp(best), np.broadcast_to(np.exp(rest)[..., None] / self.count, shape)], axis=-1)
+        log_probs = np.concatenate([best, np.broadcast_to(mean[..., None], shape)], axis=-1)
+        return Sampled(ids=ids, weights=weights, log_probs=log_probs, judged=judged, vocab=vocab)  # pyright: ignore[reportArgumentType]
 
     def _by_pieces(self, piece: Callable[[Array, int], Any]) -> Any:
         size = max(size for size in range(1, min(self.length, 64) + 1) if self.length % size == 0)

@@ -72,7 +72,7 @@ class Sampled:
 
     Attributes:
       ids: token ids; several may be equal.
-      weights: share of the draws that each stands for; 0 pads.
+      weights: probability that each stands for, 1 in all; 0 pads.
       log_probs: the teacher's log-probabilities of the ids, at temperature 1.
       judged: what the whole distribution thinks of the labels that the positions are trained on.
       vocab: size of the vocabulary, padding included.
@@ -123,25 +123,34 @@ def top_k(signal: Whole, labels: Int[Array, "b t"], k: int) -> TopK:
     return TopK(ids, best, rest, signal.belief(labels), signal.vocab)
 
 
-def draw(signal: Whole, labels: Int[Array, "b t"], draws: int, key: PRNGKeyArray) -> Sampled:
-    """Independent draws from a full signal, as many a position.
+def draw(signal: Whole, labels: Int[Array, "b t"], draws: int, key: PRNGKeyArray, known: int = 0) -> Sampled:
+    """Independent draws from a full signal, as many a position, after its `known` most probable tokens as they are.
 
-    By the inverse of the cumulated distribution: a uniform number a draw, where Gumbel noise would be one a token.
+    Those known are drawn no more, and the draws stand for the rest: unbiased still, and noise in the rest alone
+    (stratified sampling). By the inverse of the cumulated distribution: a uniform number a draw, where Gumbel noise
+    would be one a token.
 
     Raises:
-      ValueError: draws is not positive.
+      ValueError: draws is not positive, or known not from 0 to below the size of the vocabulary.
     """
     if draws < 1:
         raise ValueError(f"draw(draws={draws}) must be at least 1 token a position.")
-    log_probs = signal.log_probs(jnp.float32(1.0))
-    edges = jnp.cumsum(jnp.exp(log_probs), axis=-1)
+    if not 0 <= known < signal.vocab:
+        raise ValueError(f"draw(known={known}) must be from 0 to below the {signal.vocab} tokens of the vocabulary.")
+    log_probs = jnp.maximum(signal.log_probs(jnp.float32(1.0)), FLOOR)
+    best, first = jax.lax.top_k(log_probs, known)
+    edges = jnp.cumsum(jnp.exp(_without(log_probs, first)), axis=-1)
     b, t, v = log_probs.shape
-    marks = jax.random.uniform(key, (b, t, draws)) * edges[..., -1:]
+    rest = edges[..., -1:]
+    marks = jax.random.uniform(key, (b, t, draws)) * rest
     search = jax.vmap(lambda edges, marks: jnp.searchsorted(edges, marks, side="right"))
     flat = search(rearrange(edges, "b t v -> (b t) v"), rearrange(marks, "b t n -> (b t) n"))
-    ids = jnp.minimum(rearrange(flat, "(b t) n -> b t n", b=b), v - 1)
-    known = jnp.take_along_axis(jnp.maximum(log_probs, FLOOR), ids, axis=-1)
-    return Sampled(ids, jnp.full(ids.shape, 1.0 / draws), known, signal.belief(labels), signal.vocab)
+    drawn = jnp.minimum(rearrange(flat, "(b t) n -> b t n", b=b), v - 1)
+    ids = jnp.concatenate([first, drawn], axis=-1)
+    share = jnp.broadcast_to(rest / draws if known else jnp.float32(1.0 / draws), drawn.shape)
+    weights = jnp.concatenate([jnp.exp(best), share], axis=-1)
+    log_probs = jnp.concatenate([best, jnp.take_along_axis(log_probs, drawn, axis=-1)], axis=-1)
+    return Sampled(ids, weights, log_probs, signal.belief(labels), signal.vocab)
 
 
 def _without(log_probs: Float[Array, "b t v"], ids: Int[Array, "b t k"]) -> Float[Array, "b t v"]:

@@ -105,9 +105,9 @@ def test_a_student_of_the_store_learns_what_one_of_the_live_teacher_seen_as_coar
 
 
 @pytest.mark.parametrize("vocab", [200, 272, 70000])
-@pytest.mark.parametrize("kind", ["top_k", "sampled"])
-def test_what_is_packed_is_unpacked(vocab, kind):
-    form = Form(kind=kind, count=3, dtype="float32", vocab=vocab, length=7)
+@pytest.mark.parametrize(("kind", "known"), [("top_k", 0), ("sampled", 0), ("sampled", 2)])
+def test_what_is_packed_is_unpacked(vocab, kind, known):
+    form = Form(kind=kind, count=3, known=known, dtype="float32", vocab=vocab, length=7)
     random = np.random.default_rng(0)
     row = {
         name: random.integers(0, vocab if dtype == "id" else 100, shape)
@@ -149,6 +149,25 @@ def test_draws_are_the_teachers_and_do_not_depend_on_what_is_captured_beside_the
     assert_close(found.targets.ids, jnp.sort(form.coarsen(live, found, keys).ids))
     assert_close(found.targets.log_probs[..., 0], -live.belief(found.labels).entropy)
     assert capture.verify(Store(tmp_path / "drawn")) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_most_probable_tokens_are_kept_beside_draws_from_the_rest(text, tmp_path, dtype):
+    form = Form(kind="sampled", count=6, known=4, dtype=dtype, vocab=272, length=16)
+    capture = asked(text, form)
+    capture.run(Store(tmp_path / "both"), quiet=True)
+    found = on_device(next(stored_batches(Rows(Store(tmp_path / "both")), 4)))
+    live = LiveTeacher(capture.weights).signal(found)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(4))
+    said, drawn = found.targets, form.coarsen(live, found, keys)
+    assert_close(said.ids[..., :4], drawn.ids[..., :4])
+    assert_close(said.ids[..., 4:], jnp.sort(drawn.ids[..., 4:]))
+    np.testing.assert_allclose(said.weights, drawn.weights, atol=1e-6 if dtype == "float32" else 1e-3)
+    np.testing.assert_allclose(said.weights.sum(-1), 1.0, rtol=1e-5)
+    # In expectation its log-probabilities make minus the entropy: the known as they are, each draw's mean.
+    mean = (said.weights * said.log_probs).sum(-1)
+    np.testing.assert_allclose(mean, -live.belief(found.labels).entropy, rtol=1e-5 if dtype == "float32" else 2e-3)
+    assert capture.verify(Store(tmp_path / "both")) < (1e-5 if dtype == "float32" else 2e-3)
 
 
 class Killed(Exception):
@@ -404,7 +423,14 @@ def test_bytes_are_those_of_the_fields():
     form = Form(count=12, vocab=272, length=128)
     assert form.target_bytes == 12 * (2 + 2) + 2 + 3 * 2 + 2
     assert replace(form, kind="sampled").target_bytes == 12 * 2 + 3 * 2 + 2
+    assert replace(form, kind="sampled", known=8).target_bytes == 8 * (2 + 2) + 2 + 12 * 2 + 3 * 2 + 2
     assert replace(form, vocab=202048).id_bytes == 3
+
+
+@pytest.mark.parametrize("changes", [{"known": 3}, {"kind": "sampled", "known": 272}, {"kind": "sampled", "known": -1}])
+def test_a_form_that_cannot_be_is_refused(changes):
+    with pytest.raises(ValueError, match=r"known=-?\d+; it must be 0, or beside draws"):
+        Form(vocab=272, length=16, **changes)
 
 
 # Through a whole run.

@@ -110,20 +110,53 @@ def test_draws_have_the_teachers_frequencies(key):
     assert (chi < 25.7).all()  # 5 degrees of freedom: one in ten thousand is larger
 
 
-def test_the_gradient_of_sampled_targets_is_unbiased(key):
+@pytest.mark.parametrize("known", [0, 3])
+def test_the_gradient_of_sampled_targets_is_unbiased(key, known):
     """The mean over many sets of draws is the dense gradient, within its own standard error."""
     dense, labels = teach(key, v=8, scale=1.5)
     logits = jax.random.normal(jax.random.fold_in(key, 1), dense.logits.shape)
     want_value, want = value_and_slope(ForwardKL(), dense, logits)
 
     def one(key):
-        return value_and_slope(ForwardKL(), draw(dense, labels, 4, key), logits)
+        return value_and_slope(ForwardKL(), draw(dense, labels, 4, key, known), logits)
 
     values, slopes = jax.lax.map(one, jax.random.split(key, 4000), batch_size=500)
     error = np.asarray(slopes.std(0)) / np.sqrt(4000)
-    z = (np.asarray(slopes.mean(0)) - np.asarray(want)) / np.maximum(error, 1e-9)
+    off, noisy = np.asarray(slopes.mean(0)) - np.asarray(want), error > 1e-7
+    z = off[noisy] / error[noisy]
     assert np.abs(z).max() < 4.5 and 0.7 < z.std() < 1.3
+    assert np.abs(off[~noisy]).max(initial=0.0) < 1e-6 and (~noisy).sum() == 6 * known  # the known are without noise
     assert abs(values.mean() - want_value) < 4 * values.std() / np.sqrt(4000)
+
+
+def test_what_is_known_is_drawn_no_more_and_leaves_noise_in_the_rest_alone(key):
+    dense, labels = teach(key)
+    best = top_k(dense, labels, 4)
+    drawn = draw(dense, labels, 500, key, known=4)
+    assert_close(drawn.ids[..., :4], best.ids)
+    assert_close(drawn.weights[..., :4], jnp.exp(best.log_probs))
+    assert_close(drawn.weights.sum(-1), jnp.ones((2, 3)))
+    assert not (drawn.ids[..., 4:, None] == best.ids[..., None, :]).any()
+    logits = jax.random.normal(jax.random.fold_in(key, 1), dense.logits.shape)
+    want = value_and_slope(ForwardKL(), dense, logits)[1]
+
+    def error(known, draws):
+        slopes = jax.vmap(lambda key: value_and_slope(ForwardKL(), draw(dense, labels, draws, key, known), logits)[1])
+        return jnp.square(slopes(jax.random.split(key, 200)) - want).mean()
+
+    assert error(4, 4) < 0.2 * error(0, 8)
+
+
+@pytest.mark.parametrize("known", [2, 3, 11])
+def test_a_rest_without_mass_takes_no_draw(known):
+    """A teacher that is sure of two tokens, and more are asked for."""
+    sure = Dense(jnp.full((1, 1, 12), -jnp.inf).at[0, 0, :2].set(0.0))
+    labels = jnp.zeros((1, 1), jnp.int32)
+    drawn = draw(sure, labels, 4, jax.random.key(0), known)
+    np.testing.assert_allclose(drawn.weights[..., known:], 0.0)
+    value, slope = value_and_slope(ForwardKL(), drawn, jnp.zeros((1, 1, 12)))
+    want = value_and_slope(ForwardKL(), sure, jnp.zeros((1, 1, 12)))
+    assert_close((value, slope), want)
 
 
 def test_renormalised_top_k_is_biased_by_the_mass_that_was_cut(key):
@@ -177,6 +210,7 @@ def test_targets_are_made_from_hidden_states_as_from_logits(key):
         (lambda s, y: top_k(s, y, 13), "from 1 to the 12 tokens"),
         (lambda s, y: top_k(s, y, 0), "from 1 to the 12 tokens"),
         (lambda s, y: draw(s, y, 0, jax.random.key(0)), "at least 1 token"),
+        (lambda s, y: draw(s, y, 4, jax.random.key(0), known=12), "known=12.* below the 12 tokens"),
         (lambda s, y: Top(k=0), "at least 1 token"),
     ],
 )
