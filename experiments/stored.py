@@ -35,6 +35,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "top-12": {"count": 12}, "draws-50": {"count": 50, "kind": "sampled"}, "top-20": {"count": 20},
     "draws-12": {"count": 12, "kind": "sampled"}, "top-4": {"count": 4}, "top-8": {"count": 8},
     "top-12-wide": {"count": 12, "dtype": "float32"},
+    "top-4-draws-16": {"count": 16, "kind": "sampled", "known": 4},
+    "top-8-draws-8": {"count": 8, "kind": "sampled", "known": 8},
+    "top-12-draws-12": {"count": 12, "kind": "sampled", "known": 12},
 }  # fmt: skip
 
 
