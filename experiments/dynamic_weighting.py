@@ -23,6 +23,7 @@ from losses import (
     WSD,
     WSLD,
     Balance,
+    Batch,
     Constant,
     Distill,
     Domain,
@@ -30,12 +31,15 @@ from losses import (
     Gap,
     Gate,
     Linear,
+    LogScore,
     Motion,
     NoGate,
     PutRight,
+    Segment,
     Sequence,
     TeacherConfidence,
     TeacherGold,
+    Token,
     Window,
 )
 from models.config import BEHEMOTH_PICO, MAVERICK_PICO, SCOUT_PICO, Layer
@@ -81,6 +85,13 @@ METHODS = {
     "evidence-domain": Distill(gate=Evidence(scope=Domain())),
     "evidence-still": Distill(gate=Evidence(trust=Motion(cost=0.0))),
 }
+FORMS = {name: METHODS[name] for name in ("hard", "evidence")} | {
+    "evidence-segment": Distill(gate=Evidence(scope=Segment())),
+    "evidence-batch": Distill(gate=Evidence(scope=Batch())),
+    "evidence-token": Distill(gate=Evidence(scope=Token())),
+    "evidence-log": Distill(gate=Evidence(score=LogScore(), kappa=0.2, margin=-0.2)),
+}
+"""what else the gate might be, in the main conditions"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +133,11 @@ CONDITIONS = {
     "errors-shared": Condition(noise=NEXT, teacher="errors"),
     "few": Condition(documents=60, noise=Noise()),
 }
+BLIND = ("mixed", "mixed-noise", "random", "random-noise")
+CONDITIONS |= {
+    f"{name}-known": replace(CONDITIONS[name], mix=f"{CONDITIONS[name].mix}-known", oracle=True) for name in BLIND
+}
+"""the same text, where the language of every position is known to those who ask: to gates by domain, and the oracle"""
 MAIN = ("reliable", "specialist-noise", "live")
 """in these, rates are chosen, and both kinds of student learn; elsewhere Scout alone does"""
 RATE = 1.6e-2
@@ -162,8 +178,10 @@ def student(method: str, loss: Distill, kind: str, rate: float) -> Learner:
 
 def methods(condition: str) -> dict[str, Distill]:
     """The losses that are compared there."""
-    given = CONDITIONS[condition]
-    return METHODS | ({"oracle": Distill(gate=Oracle())} if given.oracle else {})
+    oracle = {"oracle": Distill(gate=Oracle())} if CONDITIONS[condition].oracle else {}
+    if condition.endswith("-known"):
+        return {name: METHODS[name] for name in ("hard", "evidence", "evidence-domain")} | oracle
+    return METHODS | oracle
 
 
 def prepare(folder: Path, tiny: bool) -> Iterator[Experiment]:
@@ -178,16 +196,19 @@ def prepare(folder: Path, tiny: bool) -> Iterator[Experiment]:
 
 
 def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
-    """Every condition with Scout, the main ones with Maverick too."""
+    """Every condition with Scout, the main ones with Maverick too; then what is asked beside it, of few students."""
     teacher = replace(TEACHER, model=shrink(TEACHER.model)) if tiny else TEACHER
-    chosen = [(name, "scout") for name in CONDITIONS] + [(name, "maverick") for name in MAIN]
-    made = (_of_kind(name, kind, folder, teacher) for name, kind in chosen)
-    yield from shrunk(made, tiny)
 
+    def of(name: str, kind: str, losses: dict[str, Distill], title: str) -> Experiment:
+        students = (student(method, loss, kind, RATES.get(method, RATE)) for method, loss in losses.items())
+        return replace(experiment(name, students, folder, teacher, "report"), name=f"{title}-{kind}")
 
-def _of_kind(name: str, kind: str, folder: Path, teacher: Learner) -> Experiment:
-    students = (student(method, loss, kind, RATES.get(method, RATE)) for method, loss in methods(name).items())
-    return replace(experiment(name, students, folder, teacher, "report"), name=f"{name}-{kind}")
+    known = [name for name in CONDITIONS if name.endswith("-known")]
+    made = [of(name, "scout", methods(name), name) for name in CONDITIONS if name not in known]
+    made += [of(name, "maverick", methods(name), name) for name in MAIN]
+    made += [of(name, "scout", methods(name), name) for name in known]
+    made += [of(name, "scout", FORMS, f"{name}-forms") for name in MAIN]
+    yield from shrunk(iter(made), tiny)
 
 
 def _trained(name: str, folder: Path, run: str) -> Trained:

@@ -14,7 +14,7 @@ from distill.data.batch import Batch
 from distill.data.manifest import SPLITS, Count, Document, Documents, Manifest, Split, fingerprint
 from distill.data.source import Herd, Source
 
-Mix = Literal["plain", "apart", "fixed", "random"]
+Mix = Literal["plain", "apart", "fixed", "random", "fixed-known", "random-known"]
 Part = Literal["choose", "report"]
 LETTERS = np.arange(33, 127, dtype=np.uint8)
 """the characters that the cipher permutes; spaces and line ends stay"""
@@ -34,7 +34,8 @@ class Languages:
 
     Attributes:
       mix: `plain`: the corpus as it is; `apart`: every second document in cipher; `fixed`, `random`: the language
-        changes inside every document, every `every` bytes or after lengths drawn around it.
+        changes inside every document, every `every` bytes or after lengths drawn around it; `-known`: the same text,
+        and every position has its language as its domain.
       part: which half of the held-out documents is looked at: settings are chosen on one, reported on the other.
     """
 
@@ -54,7 +55,7 @@ class Languages:
         splits: dict[Split, dict[str, Count]] = {}
         for split in SPLITS:
             found = self.documents(split)
-            names = ("cipher", "plain") if self.mix == "apart" else (self.mix if self.mix != "plain" else "plain",)
+            names = ("cipher", "plain") if self.mix in ("apart", "fixed-known", "random-known") else (self.mix,)
             splits[split] = {name: Count(len(found) // len(names)) for name in names}
         return Manifest(
             name=f"languages-{self.mix}",
@@ -85,13 +86,17 @@ class _Documents:
             secret = (index // (2 if self.split == "held_out" else 1)) % 2 == 1
             return {"text": text.translate(cipher()) if secret else text, "domain": "cipher" if secret else "plain"}
         random = np.random.default_rng([index, self.split == "train"])
-        pieces, start, secret = [], 0, False
+        parts: list[bytes] = []
+        start = 0
         while start < len(text):
-            size = one.every if one.mix == "fixed" else int(random.integers(1, 2 * one.every))
+            size = one.every if one.mix.startswith("fixed") else int(random.integers(1, 2 * one.every))
             piece = text[start : start + size]
-            pieces.append(piece.translate(cipher()) if secret else piece)
-            start, secret = start + size, not secret
-        return {"text": b"".join(pieces), "domain": one.mix}
+            parts.append(piece.translate(cipher()) if len(parts) % 2 else piece)
+            start += size
+        found: Document = {"text": b"".join(parts), "domain": one.mix}
+        if one.mix.endswith("-known"):
+            found["pieces"] = [(("plain", "cipher")[n % 2], len(part)) for n, part in enumerate(parts)]
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
 """Settings for `experiments.dynamic_weighting`, chosen on the half of the held-out text that it does not report.
 
-Every method at three learning rates in the main conditions, and the gate's kappa, margin and cost of motion at one, in
-five. Prints what is best for each over these conditions; the first goes into RATES there.
+Every method at four learning rates in the main conditions, those that like the highest best at one more, and forms of
+the gate (kappa, margin, cost of motion) at one rate in five. Prints what is best for each over these conditions; the
+first goes into RATES there.
 
     python -m distill.sweep experiments/weighting_rates.py --only rate
-    python -m distill.sweep experiments/weighting_rates.py --only gate
+    python -m distill.sweep experiments/weighting_rates.py --only gate margins
     python -m experiments.weighting_rates                                   # what is best, of what has been run
 
 Cost and result: experiments/README.md.
@@ -20,12 +21,14 @@ from typing import Any
 from distill import Experiment, Learner
 from distill.sweep import shrunk
 from experiments import dynamic_weighting
-from experiments.dynamic_weighting import MAIN, TEACHER, experiment, methods, student
+from experiments.dynamic_weighting import HIGHER, MAIN, METHODS, TEACHER, experiment, methods, student
 from losses import Distill, Evidence, Motion
 from models.config import tiny as shrink
 
 SEED = 100
 RATES = (4e-3, 8e-3, 1.6e-2, 3.2e-2)
+EDGE = 6.4e-2
+"""a rate for those that do best at the highest of RATES"""
 KAPPAS = (0.015, 0.03, 0.06)
 OPENINGS = (-2.0, -1.0, 0.0, 1.0)
 """b: the margin is -b kappa"""
@@ -49,6 +52,7 @@ def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
         for b in OPENINGS
     }
     gates |= {name: Distill(gate=Evidence(trust=Motion(cost=cost))) for name, cost in COSTS.items()}
+    wider = {f"kappa{1000 * kappa:.0f}_b2": Distill(gate=Evidence(kappa=kappa, margin=-2 * kappa)) for kappa in KAPPAS}
 
     def at(name: str, condition: str, students: Iterator[Learner]) -> Experiment:
         made = experiment(condition, students, folder, teacher, "choose")
@@ -58,7 +62,9 @@ def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
         return (student(method, loss, "scout", rate) for method, loss in losses.items())
 
     made = [at(f"rate{rate}", name, of(methods(name), rate)) for rate in RATES for name in MAIN]
+    made += [at(f"rate{EDGE}", name, of({one: METHODS[one] for one in HIGHER}, EDGE)) for name in MAIN]
     made += [at("gate", name, of(gates, dynamic_weighting.RATE)) for name in GATED]
+    made += [at("margins", name, of(wider, dynamic_weighting.RATE)) for name in GATED]
     yield from shrunk(iter(made), tiny)
 
 
@@ -71,7 +77,7 @@ def best(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[str, float]]]:
     found: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
         condition, _, setting = row["trial"].rpartition("-")
-        method, key = ("gate", row["name"]) if setting == "gate" else (row["name"], setting)
+        method, key = ("gate", row["name"]) if setting in ("gate", "margins") else (row["name"], setting)
         if row["name"] != TEACHER.name:
             found.setdefault(method, {}).setdefault(key, {})[condition] = row["cross_entropy"]
     means = {}

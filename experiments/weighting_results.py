@@ -18,6 +18,7 @@ from typing import Any
 
 from distill.statistics import Paired, paired
 from distill.trials import mark_difference
+from experiments.dynamic_weighting import CONDITIONS
 
 HERE = Path(__file__).parent
 TABLE, FIGURE = HERE / "results" / "dynamic_weighting.csv", HERE.parent / "docs" / "weighting.png"
@@ -51,10 +52,15 @@ class Results:
         if mixed := sorted(trial for trial, found in setups.items() if len(found) > 1):
             raise ValueError(f"rows of {mixed} come from different configurations or corpora; delete the old ones")
         values: dict[str, dict[str, dict[int, float]]] = {}
-        for row in rows:
+        for row in sorted(rows, key=lambda row: _place(row["trial"])):
             if math.isfinite(loss := float(row["cross_entropy"])):
                 values.setdefault(row["trial"], {}).setdefault(row["method"], {})[int(row["seed"])] = loss
         return cls(values)
+
+    def full(self) -> list[str]:
+        """The trials of all methods; others ask something beside them, of a few."""
+        most = max(len(found) for found in self.values.values())
+        return [trial for trial, found in self.values.items() if 2 * len(found) > most]
 
     def difference(self, trial: str, one: str, other: str) -> Paired:
         """One method minus another, over the seeds that both have."""
@@ -67,10 +73,21 @@ class Results:
         names = [name for name in self.values[trial] if name not in NOT_METHODS]
         return {name: self.difference(trial, name, FLOOR).mean for name in names}
 
-    def best(self, trial: str) -> str:
-        """The rival that is most ahead of hard labels. Chosen on the seeds that are reported, which favours it."""
+    def best(self, trial: str, family: bool) -> str:
+        """The rule that is most ahead of hard labels, forms of the default among them with `family`; not the default.
+
+        Chosen on the seeds that are reported, which favours it.
+        """
         means = self.means(trial)
-        return min((name for name in means if not name.startswith(DEFAULT)), key=lambda name: means[name])
+        rivals = [name for name in means if name != DEFAULT and (family or not name.startswith(DEFAULT))]
+        return min(rivals, key=lambda name: means[name])
+
+
+def _place(trial: str) -> tuple[bool, bool, int]:
+    """In the order of the experiment: Scout before Maverick, what all methods do before what is asked beside it."""
+    condition, _, kind = trial.rpartition("-")
+    condition, forms, _ = condition.partition("-forms")
+    return kind != "scout", bool(forms), list(CONDITIONS).index(condition)
 
 
 def take_up(run: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -93,21 +110,25 @@ def setup(folder: Path) -> str:
 
 
 def verdicts(results: Results) -> str:
-    """A line for each trial: the default beside hard labels and beside the best of the others."""
-    text = "| trial | seeds | default - hard | best of the others | default - best |\n|---|---|---|---|---|\n"
-    for trial in results.values:
-        rival = results.best(trial)
-        hard, best = (results.difference(trial, DEFAULT, name) for name in (FLOOR, rival))
-        text += f"| {trial} | {hard.n} | {brief(hard)} | {rival} | {brief(best)} |\n"
+    """A line for each trial: the default beside hard labels, the best of the others, and the oracle where one is."""
+    text = (
+        "| trial | seeds | default - hard | best that is no form of it | default - best | best form | default - form "
+    )
+    text += "| default - oracle |\n" + 8 * "|---" + "|\n"
+    for trial, found in results.values.items():
+        hard = results.difference(trial, DEFAULT, FLOOR)
+        text += f"| {trial} | {hard.n} | {brief(hard)} |"
+        for family in (False, True):
+            rival = results.best(trial, family)
+            text += f" {rival} | {brief(results.difference(trial, DEFAULT, rival))} |"
+        text += f" {brief(results.difference(trial, DEFAULT, 'oracle')) if 'oracle' in found else ''} |\n"
     return text
 
 
-def matrix(results: Results, kind: str) -> str:
-    """Methods by conditions: the mean difference from hard labels, in thousandths of a nat."""
-    trials = [trial for trial in results.values if trial.endswith(kind)]
+def matrix(results: Results, trials: Sequence[str]) -> str:
+    """Methods by trials: the mean difference from hard labels, in thousandths of a nat."""
     methods = list(dict.fromkeys(name for trial in trials for name in results.values[trial]))
-    text = f"| {kind} | " + " | ".join(trial.removesuffix(f"-{kind}") for trial in trials) + " |\n"
-    text += "|---" * (len(trials) + 1) + "|\n"
+    text = "| | " + " | ".join(trials) + " |\n" + "|---" * (len(trials) + 1) + "|\n"
     best = {trial: min(means, key=means.__getitem__) for trial in trials if (means := results.means(trial))}
     for name in methods:
         cells = []
@@ -130,13 +151,13 @@ def brief(difference: Paired) -> str:
 
 
 def draw(results: Results) -> Any:
-    """A panel for each trial: every other method's difference from the default, with its interval; right is worse."""
+    """A panel for each trial of all methods: how far each is from the default, with its interval; right is worse."""
     import matplotlib
     from matplotlib.figure import Figure
 
     from distill.figures import HUES, INK, STYLE
 
-    trials = list(results.values)
+    trials = results.full()
     methods = list(dict.fromkeys(name for trial in trials for name in results.values[trial]))
     methods = [name for name in methods if name not in (DEFAULT, "teacher")]
     across = 4
@@ -178,8 +199,15 @@ def main() -> None:
             table.writerows(rows)
     results = Results.of(rows)
     print(verdicts(results))
-    for kind in ("scout", "maverick"):
-        print(matrix(results, kind))
+    few = [trial for trial in results.values if trial not in results.full()]
+    groups = [[trial for trial in results.full() if trial.endswith(kind)] for kind in ("scout", "maverick")]
+    for group in (
+        *groups,
+        [trial for trial in few if "-known" in trial],
+        [trial for trial in few if "-forms" in trial],
+    ):
+        if group:
+            print(matrix(results, group))
     save(draw(results), FIGURE)
     print(f"figure: {FIGURE}")
 

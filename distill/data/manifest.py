@@ -23,6 +23,8 @@ class Document(TypedDict):
     """red, green and blue of every image; the frames of a video are images"""
     answer: NotRequired[bytes]
     """what is to be learned, where the text is a question"""
+    pieces: NotRequired[list[tuple[str, int]]]
+    """where the domain changes inside the text: the domain and the bytes of every piece of it; no token spans two"""
 
 
 @runtime_checkable

@@ -59,6 +59,16 @@ def assert_same(first, second):
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
+def test_a_document_of_pieces_has_the_tokens_of_its_text_and_each_pieces_domain():
+    one = {"text": b"abcde", "domain": "x", "pieces": [("x", 2), ("y", 3)]}
+    row = loader(domains=("x", "y"))._tokenise(one)
+    np.testing.assert_array_equal(row["tokens"], Bytes().document(b"abcde"))
+    assert row["domains"].tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert list(loader()._tokenise(one)) == ["tokens"]
+    with pytest.raises(ValueError, match="the pieces of a document have 4 bytes, its text 5"):
+        loader()._tokenise(one | {"pieces": [("x", 2), ("y", 2)]})
+
+
 # Rows by hand: <abc> is one document and <de> the other.
 
 

@@ -4,7 +4,7 @@ import pytest
 from distill.data.loader import Loader
 from distill.data.source import Folder
 from experiments import weighting_rates
-from experiments.dynamic_weighting import CONDITIONS, METHODS, Oracle
+from experiments.dynamic_weighting import BLIND, CONDITIONS, METHODS, Oracle, methods
 from experiments.weighting_data import LETTERS, Languages, Noise, cipher
 from losses import Gate
 
@@ -36,6 +36,33 @@ def test_documents_are_the_corpus_with_some_or_parts_of_them_in_cipher(text, mix
         shares.append((~same).any())
     assert np.mean(shares) == {"plain": 0.0, "apart": 0.5, "fixed": 1.0, "random": 1.0}[mix]
     assert set(Languages(mix=mix, source=text).manifest().domains) >= {documents[0]["domain"]}
+
+
+@pytest.mark.parametrize("mix", ["fixed", "random"])
+def test_where_languages_are_known_it_is_the_same_text_and_every_position_has_its_own(text, mix):
+    known, blind = (Languages(mix=name, source=text) for name in (f"{mix}-known", mix))
+    names = known.manifest().domains
+    one = next(Loader(rows=16, length=32, domains=names).batches(known))
+    np.testing.assert_array_equal(one.tokens, next(Loader(rows=16, length=32).batches(blind)).tokens)
+    counted = one.mask & (one.labels >= 33) & (one.labels < 127)
+    shares = [one.domains[counted].mean(), (one.domains != one.domains[:, :1]).mean()]
+    assert names == ("cipher", "plain") and 0.2 < shares[0] < 0.8 and shares[1] > 0.1
+    # What is read back by the languages that are said is what was written.
+    back = bytes(np.argsort(np.frombuffer(cipher(), np.uint8)).astype(np.uint8))
+    for document, plain in ((known.documents("train")[i], text.documents("train")[i]) for i in range(20)):
+        parts, start = [], 0
+        for language, size in document["pieces"]:
+            part = document["text"][start : start + size]
+            parts.append(part.translate(back) if language == "cipher" else part)
+            start += size
+        assert b"".join(parts) == plain["text"]
+    assert Oracle()(None, one.place()).tolist() == (one.domains == 1).tolist()
+
+
+def test_the_sweep_asks_the_oracle_wherever_there_is_one():
+    assert {name for name, one in CONDITIONS.items() if one.oracle} >= {f"{name}-known" for name in BLIND}
+    assert list(methods("mixed-known")) == ["hard", "evidence", "evidence-domain", "oracle"]
+    assert "oracle" in methods("specialist") and "oracle" not in methods("mixed")
 
 
 def test_the_halves_of_the_held_out_text_share_no_document(text):

@@ -28,14 +28,25 @@ def test_differences_are_of_one_seed(results):
     assert found.mean == pytest.approx(-0.5 / 3) and (found.wins, found.n) == (3, 3)
 
 
-def test_the_best_of_the_others_is_a_rule_and_no_form_of_the_default(results):
-    assert results.best("live-scout") == "linear"
-    assert "| live-scout | 3 | -0.167 [" in verdicts(results) and "| linear | -0.033 [" in verdicts(results)
+def test_the_best_of_the_others_is_a_rule_and_both_with_and_without_forms_of_the_default_are_told(results):
+    assert [results.best("live-scout", family) for family in (False, True)] == ["linear", "evidence-window"]
+    (line,) = (line for line in verdicts(results).splitlines() if line.startswith("| live-scout"))
+    cells = [cell.strip().split(" [")[0] for cell in line.split("|")[1:-1]]
+    assert cells == ["live-scout", "3", "-0.167", "linear", "-0.033", "evidence-window", "+0.833", "+0.933"]
+
+
+def test_trials_of_few_students_are_no_panels_and_follow_the_others():
+    found = rows(hard=HARD, linear=BEST, evidence=DEFAULT, soft=HARD, gap=HARD)
+    few = [row | {"trial": "live-forms-scout"} for row in rows(hard=HARD, evidence=DEFAULT)]
+    other = [row | {"trial": "reliable-maverick"} for row in found]
+    results = Results.of([*few, *other, *found, *(row | {"trial": "reliable-scout"} for row in found)])
+    assert list(results.values) == ["reliable-scout", "live-scout", "live-forms-scout", "reliable-maverick"]
+    assert results.full() == ["reliable-scout", "live-scout", "reliable-maverick"]
 
 
 def test_the_table_marks_the_best_rule_and_shows_thousandths(results):
-    text = matrix(results, "scout").splitlines()
-    assert text[0] == "| scout | live |"
+    text = matrix(results, ["live-scout"]).splitlines()
+    assert text[0] == "| | live-scout |"
     assert "| evidence | -167 |" in text and "| evidence-window | **-1000** |" in text and "| oracle | -1100 |" in text
 
 
