@@ -2,8 +2,9 @@
 
     python -m losses.check my_file.py:MyLoss
 
-Prints each promise, whether it is kept, and by how much it is not; the exit code is 1 where one is broken. What is
-named is a class, made without arguments, or a value. It is known by what it is called with:
+Prints each promise, whether it is kept, and by how much it is not, or that it has no meaning there and was not asked;
+the exit code is 1 where one is broken. What is named is a class, made without arguments, or a value. It is known by
+what it is called with:
 
     gate(look, place)                                          as losses.Gate
     divergence(signal, logits, temperature)                    as losses.Divergence
@@ -51,7 +52,7 @@ DIVERGENCE = {
     "float32 sums": properties.small_values,
     "excluded tokens": properties.excluded,
 }
-PIECES = {"pieces": properties.pieces}
+FIELDS = {"pieces": properties.pieces, "temperature squared": properties.heat}
 GATE = {
     "bounded, finite, float32": properties.bounded,
     "documents kept apart": properties.documents,
@@ -59,8 +60,10 @@ GATE = {
 }
 
 
-def check(subject: Any) -> dict[str, float]:
-    """By how much each promise is broken; within `TOLERANCE` it is kept. Whatever raises is broken without bound.
+def check(subject: Any) -> dict[str, float | None]:
+    """By how much each promise is broken; within `TOLERANCE` it is kept, and None was not asked.
+
+    Whatever raises is broken without bound.
 
     Raises:
       ValueError: it is not called like any of the four kinds.
@@ -73,10 +76,10 @@ def check(subject: Any) -> dict[str, float]:
         detached = getattr(subject, "detached", False)
         return _ask(DIVERGENCE, subject) | _ask(FIXED if detached else WHOLE, invariants.of_loss(plain))
     if count == 6 and getattr(subject, "on_policy", False):
-        return _ask(PIECES, subject) | _ask(ON_POLICY, invariants.of_loss(subject))
+        return _ask(FIELDS, subject) | _ask(ON_POLICY, invariants.of_loss(subject))
     if count == 6:
         detached = getattr(subject, "detached", False)
-        return _ask(PIECES, subject) | _ask(FIXED if detached else WHOLE, invariants.of_loss(subject))
+        return _ask(FIELDS, subject) | _ask(FIXED if detached else WHOLE, invariants.of_loss(subject))
     if count == 4:
         return _ask(WHOLE, invariants.of_function(subject))
     raise ValueError(
@@ -85,16 +88,17 @@ def check(subject: Any) -> dict[str, float]:
     )
 
 
-def broken(found: dict[str, float]) -> list[str]:
+def broken(found: dict[str, float | None]) -> list[str]:
     """The promises that are not kept."""
-    return [name for name, size in found.items() if not size <= TOLERANCE]
+    return [name for name, size in found.items() if size is not None and not size <= TOLERANCE]
 
 
-def _ask(promises: dict[str, Callable[[Any], float]], subject: Any) -> dict[str, float]:
-    found = {}
+def _ask(promises: dict[str, Callable[[Any], float | None]], subject: Any) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
     for name, promise in promises.items():
         try:
-            found[name] = float(promise(subject))
+            size = promise(subject)
+            found[name] = None if size is None else float(size)
         except Exception as error:  # whatever a stranger's loss raises is a finding
             print(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}", file=sys.stderr)
             found[name] = float("inf")
@@ -134,8 +138,10 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     bad = broken(found)
     for name, size in found.items():
-        print(f"{'BROKEN' if name in bad else 'kept':8}{name:28}{size:10.2g}")
-    print(f"{len(bad)} of {len(found)} promises broken" if bad else f"all {len(found)} promises kept")
+        verdict, much = ("BROKEN" if name in bad else "kept", f"{size:.2g}") if size is not None else ("-", "not asked")
+        print(f"{verdict:8}{name:28}{much:>10}")
+    asked = sum(size is not None for size in found.values())
+    print(f"{len(bad)} of {asked} promises broken" if bad else f"all {asked} promises kept that were asked")
     return bool(bad)
 
 

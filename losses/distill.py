@@ -215,8 +215,7 @@ class _Mixed:
     def look(self, logits, rows) -> Look:
         signal = self.lens(rows.signal, rows.labels)
         sides = signal.against(logits, jnp.float32(1.0))
-        overlap = sides.expect(jnp.exp(sides.student))
-        return Look(signal.belief(rows.labels), Dense(logits).belief(rows.labels), overlap)
+        return Look(signal.belief(rows.labels), Dense(logits).belief(rows.labels), sides.overlap())
 
     def weigh(self, notes: Look, rows):
         return rows.alpha * jax.lax.stop_gradient(self.gate(notes, rows.place))

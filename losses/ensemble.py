@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
-from losses.signal import FLOOR, Belief, Dense, Sides, Whole, cut, pick
+from losses.signal import FLOOR, Belief, Dense, Sides, Whole, as_whole, cut, pick
 
 
 @jax.tree_util.register_dataclass
@@ -28,8 +28,11 @@ class Ensemble:
 
     @property
     def vocab(self) -> int:
-        """Size of the vocabulary, padding included."""
-        return self.members[0].vocab
+        """Size of the vocabulary, padding included. ValueError: the members' differ."""
+        sizes = [each.vocab for each in self.members]
+        if len(set(sizes)) != 1:
+            raise ValueError(f"an Ensemble of vocabularies {sizes}; there must be members, of one tokenizer")
+        return sizes[0]
 
     @property
     def tempers(self) -> bool:
@@ -41,11 +44,10 @@ class Ensemble:
         return Ensemble(tuple(each.slice(start, size) for each in self.members), self.shares)
 
     def log_probs(self, temperature: Float[Array, ""]) -> Float[Array, "b t v"]:
-        """Log of the mean probability; -inf where all say 0."""
+        """Log of the mean probability; -inf where all say 0. ValueError: a member does not know every token."""
         # Two by two, which fuses with what reads it: stacked, XLA:CPU takes several times as long.
-        parts = [
-            jnp.log(share) + each.log_probs(temperature) for share, each in zip(self.shares, self.members, strict=True)
-        ]
+        members = [as_whole(each, "an Ensemble") for each in self.members]
+        parts = [jnp.log(share) + each.log_probs(temperature) for share, each in zip(self.shares, members, strict=True)]
         return functools.reduce(jnp.logaddexp, parts)
 
     def against(self, logits: Float[Array, "b t v"], temperature: Float[Array, ""]) -> Sides:

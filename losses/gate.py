@@ -18,7 +18,8 @@ class Look:
 
     Attributes:
       teacher, student: what both think of the label.
-      overlap: sum of p q over the outcomes that the signal knows, the chance that both draw the same.
+      overlap: sum of p q over the tokens that the signal names, the chance that both draw the same: right in
+        expectation of a sample, and without what lies beyond the top k of a signal of those.
     """
 
     __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves

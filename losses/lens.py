@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from losses.ensemble import Corrected
-from losses.signal import Signal, Whole
+from losses.signal import Signal, Whole, as_whole
 from losses.sparse import TopK, top_k
 
 
@@ -56,7 +56,7 @@ class Top(Lens):
 
     def __call__(self, signal: Whole, labels: Int[Array, "b t"]) -> TopK:
         """The coarser signal."""
-        return top_k(signal, labels, self.k)
+        return top_k(as_whole(signal, str(self)), labels, self.k)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,4 +75,4 @@ class PutRight(Lens):
 
     def __call__(self, signal: Whole, labels: Int[Array, "b t"]) -> Corrected:
         """The corrected signal."""
-        return Corrected(signal, labels, jnp.float32(self.lead))
+        return Corrected(as_whole(signal, str(self)), labels, jnp.float32(self.lead))

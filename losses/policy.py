@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from losses.chunk import total_loss
 from losses.gate import Place
 from losses.loss import Loss
-from losses.signal import Belief, Dense, Signal, check_vocab, contract, cut, pick
+from losses.signal import Belief, Dense, Signal, as_whole, check_vocab, contract, cut, pick
 from losses.tally import Tally
 
 
@@ -139,12 +139,8 @@ class _Policy:
         return None if self.discount else 0
 
     def look(self, logits, rows) -> _Notes:
-        p, q = rows.signal.against(logits, jnp.float32(1.0)).whole("SampledReverseKL")
-        if p.shape[-1] != logits.shape[-1]:
-            raise ValueError(
-                f"SampledReverseKL asks the teacher for whatever was drawn, and {type(rows.signal).__name__} does not "
-                "know every token; take a teacher that is there."
-            )
+        signal = as_whole(rows.signal, "SampledReverseKL, for whatever was drawn,")
+        p, q = signal.against(logits, jnp.float32(1.0)).whole("SampledReverseKL")
         ratios = jnp.clip(q - p, -self.limit, self.limit)
         teacher, student = rows.signal.belief(rows.labels), Dense(logits).belief(rows.labels)
         return _Notes(teacher, student, pick(ratios, rows.labels), contract(jnp.exp(q), ratios))

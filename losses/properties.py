@@ -1,4 +1,7 @@
-"""What must hold of a divergence and of a gate by itself; as in `losses.invariants`, numbers that should be near 0."""
+"""What must hold of a divergence, of a gate and of a loss with fields, as in `losses.invariants`: numbers near 0.
+
+None where a promise has no meaning for what is asked.
+"""
 
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
@@ -12,6 +15,7 @@ from losses.distill import Distill
 from losses.divergence import ForwardKL, ReverseKL
 from losses.gate import Gate, Look, Place
 from losses.invariants import LABELS, MASK, ROWS, SEGMENTS, STUDENT, TEACHER, B, T, V, apart, mean, of_loss, slope
+from losses.schedule import Constant
 from losses.signal import Belief, Dense, Signal
 from losses.sparse import top_k
 
@@ -51,13 +55,13 @@ def temperature(divergence: Any) -> float:
     return max(0.0, abs(float(norms[1] / max(norms[0], 1e-12)) - 1.0) - 0.1)
 
 
-def direction(divergence: Any) -> float:
+def direction(divergence: Any) -> float | None:
     """One with a field `beta` tends to the forward KL's gradient near 0, and to the reverse KL's near 1.
 
     It does not jump to it: at an end, if it takes one, it is what it is beside it.
     """
     if not _has(divergence, "beta"):
-        return 0.0
+        return None
     dense, worst = Dense(jnp.asarray(TEACHER)), 0.0
     for end, near, like in ((0.0, 0.01, ForwardKL()), (1.0, 0.99, ReverseKL())):
         beside, got = value_and_slope(replace(divergence, beta=near), dense, STUDENT)
@@ -144,10 +148,10 @@ def bounded(gate: Gate) -> float:
     return worst
 
 
-def documents(gate: Gate) -> float:
+def documents(gate: Gate) -> float | None:
     """A document's weights do not depend on the next document in the row; not asked of one that pools over the row."""
     if gate.reach is None:
-        return 0.0
+        return None
     half = T // 2
     segments = jnp.asarray(np.where(np.arange(T)[None] < half, 1, 2) + 0 * SEGMENTS)
     here = replace(place(gate), mask=jnp.ones((B, T), bool), segments=segments)
@@ -172,10 +176,22 @@ def reaches(gate: Gate) -> float:
     return max(apart(found[0][0], found[1][0]), apart(found[0][1], found[1][1]))
 
 
-def pieces(loss: Any) -> float:
+def heat(loss: Any) -> float | None:
+    """What a teacher adds to the gradient does not fall with a high temperature: asked of a field `temperature`."""
+    if not _has(loss, "temperature"):
+        return None
+    plain = isinstance(loss.temperature, int | float)
+    added = []
+    for degrees in (30.0, 60.0):
+        hot = of_loss(replace(loss, temperature=degrees if plain else Constant(degrees)))
+        added.append(np.linalg.norm(slope(hot, ROWS) - slope(hot, replace(ROWS, teacher=-TEACHER))))
+    return max(0.0, abs(float(added[1] / max(added[0], 1e-12)) - 1.0) - 0.1)
+
+
+def pieces(loss: Any) -> float | None:
     """Taken by pieces of the time axis it is what it is at once: value and gradient of one with a field `chunk`."""
     if not _has(loss, "chunk"):
-        return 0.0
+        return None
     whole, worst = of_loss(replace(loss, chunk=None)), 0.0
     for chunk in (1, 5):
         cut = of_loss(replace(loss, chunk=chunk))

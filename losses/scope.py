@@ -148,7 +148,12 @@ class Domain(Scope):
             raise ValueError(f"{self} needs at least one domain, and a decay from 0 to below 1.")
 
     def pool(self, values: Float[Array, "b t"], place: Place, memory: Any) -> tuple[Float[Array, "b t"], PyTree]:
-        """The average of the position's domain; 0 before any of it was seen."""
+        """The average of the position's domain; 0 before any of it was seen. ValueError: there are more than count."""
+        if len(place.names) > self.count:
+            raise ValueError(
+                f"{self} remembers {self.count} domains, and there are {len(place.names)}: {', '.join(place.names)}; "
+                f"set count to {len(place.names)} or more."
+            )
         mean = memory.total / jnp.maximum(memory.count, 1e-6)
         return mean[place.domains], jnp.zeros_like(values)
 

@@ -1,6 +1,6 @@
 """What a teacher says at every position: one type for live logits, hidden states and whatever is stored."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -52,6 +52,7 @@ class Sides:
       teacher, student: log-probabilities, nats; FLOOR where the probability is 0.
       draws: None where the outcomes hold all of the teacher's mass. Otherwise the outcomes are a sample, and these are
         the weights that make sum(draws * f) an unbiased estimate of the teacher's expectation of f.
+      lumped: whether the last outcome is all tokens that the signal does not name.
     """
 
     __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
@@ -59,6 +60,12 @@ class Sides:
     teacher: Float[Array, "b t n"]
     student: Float[Array, "b t n"]
     draws: Float[Array, "b t n"] | None = None
+    lumped: bool = field(default=False, metadata={"static": True})
+
+    def overlap(self) -> Float[Array, "b t"]:
+        """Sum of p q over tokens: the chance that both draw the same. Of those that are lumped together, none is."""
+        q = jnp.exp(self.student)
+        return self.expect(jnp.where(jnp.arange(q.shape[-1]) == q.shape[-1] - 1, 0.0, q) if self.lumped else q)
 
     def expect(self, values: Float[Array, "b t n"]) -> Float[Array, "b t"]:
         """The teacher's expectation of values.
@@ -211,6 +218,20 @@ class Projected:
 
     def _dense(self) -> Dense:
         return Dense(project(self.hidden, self.head))
+
+
+def as_whole(signal: Signal, asker: str) -> Whole:
+    """The signal, for what asks it for every token.
+
+    Raises:
+      ValueError: it knows some of them.
+    """
+    if not callable(getattr(signal, "log_probs", None)):
+        raise ValueError(
+            f"{asker} asks the teacher for the probability of every token, and {type(signal).__name__} does not know "
+            "every token; take a teacher that is there."
+        )
+    return signal  # pyright: ignore[reportReturnType]
 
 
 def cut(tree: T, start: Int[Array, ""], size: int) -> T:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from losses.signal import FLOOR, Belief, Dense, Sides, Whole, cut
+from losses.signal import FLOOR, Belief, Dense, Sides, Signal, Whole, as_whole, cut
 
 
 @jax.tree_util.register_dataclass
@@ -48,14 +48,15 @@ class TopK:
         return cut(self, start, size)
 
     def against(self, logits: Float[Array, "b t v"], temperature: Float[Array, ""]) -> Sides:
-        """Both sides over k + 1 outcomes, at temperature 1."""
-        log_probs = jnp.maximum(Dense(logits).log_probs(jnp.float32(1.0)), FLOOR)
+        """Both sides over k + 1 outcomes. ValueError, or NaN where it is traced: the temperature is not 1."""
+        log_probs = jnp.maximum(Dense(logits).log_probs(at_one(self, temperature)), FLOOR)
         known = jnp.take_along_axis(log_probs, self.ids, axis=-1)
         # The rest is added up, not subtracted from 1: a small leak keeps its digits, and its gradient.
         rest = jax.nn.logsumexp(_without(log_probs, self.ids), axis=-1)
         return Sides(
             teacher=_joined(self.log_probs.astype(jnp.float32), self.rest.astype(jnp.float32)),
             student=_joined(known, jnp.maximum(rest, FLOOR)),
+            lumped=True,
         )
 
     def belief(self, labels: Int[Array, "b t"]) -> Belief:
@@ -96,8 +97,8 @@ class Sampled:
         return cut(self, start, size)
 
     def against(self, logits: Float[Array, "b t v"], temperature: Float[Array, ""]) -> Sides:
-        """Both sides over the draws, at temperature 1."""
-        log_probs = jnp.maximum(Dense(logits).log_probs(jnp.float32(1.0)), FLOOR)
+        """Both sides over the draws. ValueError, or NaN where it is traced: the temperature is not 1."""
+        log_probs = jnp.maximum(Dense(logits).log_probs(at_one(self, temperature)), FLOOR)
         return Sides(
             teacher=self.log_probs.astype(jnp.float32),
             student=jnp.take_along_axis(log_probs, self.ids, axis=-1),
@@ -109,12 +110,29 @@ class Sampled:
         return self.judged
 
 
+def at_one(signal: Signal, temperature: Float[Array, ""]) -> Float[Array, ""]:
+    """The temperature, which must be 1: a number that is traced becomes NaN otherwise, so that it cannot go unseen.
+
+    Raises:
+      ValueError: it is known, and another.
+    """
+    if isinstance(temperature, jax.core.Tracer):
+        return jnp.where(temperature == 1.0, 1.0, jnp.nan)
+    if float(temperature) != 1.0:
+        raise ValueError(
+            f"{type(signal).__name__} is known at temperature 1 only, and was asked at {float(temperature)}; take "
+            "1, or a teacher that is there."
+        )
+    return temperature
+
+
 def top_k(signal: Whole, labels: Int[Array, "b t"], k: int) -> TopK:
     """The k most probable tokens of a full signal, and the rest.
 
     Raises:
-      ValueError: k is not within 1 and the size of the vocabulary.
+      ValueError: k is not within 1 and the size of the vocabulary, or the signal does not know all of that.
     """
+    signal = as_whole(signal, "top_k()")
     if not 1 <= k <= signal.vocab:
         raise ValueError(f"top_k(k={k}) must be from 1 to the {signal.vocab} tokens of the vocabulary.")
     log_probs = jnp.maximum(signal.log_probs(jnp.float32(1.0)), FLOOR)
@@ -131,8 +149,10 @@ def draw(signal: Whole, labels: Int[Array, "b t"], draws: int, key: PRNGKeyArray
     would be one a token.
 
     Raises:
-      ValueError: draws is not positive, or known not from 0 to below the size of the vocabulary.
+      ValueError: draws is not positive, known not from 0 to below the size of the vocabulary, or the signal does not
+        know all of that.
     """
+    signal = as_whole(signal, "draw()")
     if draws < 1:
         raise ValueError(f"draw(draws={draws}) must be at least 1 token a position.")
     if not 0 <= known < signal.vocab:

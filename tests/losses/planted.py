@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from losses import Distill, ForwardKL, Gate, JensenShannon, NoGate, ReverseKL, Tally, check
+from losses import Constant, Distill, ForwardKL, Gate, JensenShannon, NoGate, ReverseKL, Tally, check
 from losses.scope import neighbours
 from losses.signal import contract
 
@@ -146,6 +146,18 @@ class ByPiece:
 
 
 @dataclass(frozen=True)
+class Cooled:
+    """A whole loss whose soft term lacks the temperature squared (TRL)."""
+
+    temperature: float = 2.0
+
+    def __call__(self, hidden, head, signal, labels, place, progress):
+        heat = Constant(self.temperature)
+        loss = Distill(soft=Unscaled(), gate=NoGate(), alpha=Constant(0.5), temperature=heat, chunk=None)
+        return loss(hidden, head, signal, labels, place, progress)
+
+
+@dataclass(frozen=True)
 class Narrow:
     """Cross-entropy minus entropy, both summed in bfloat16 (EasyDeL)."""
 
@@ -204,6 +216,7 @@ PLANTED = [
     (Unscaled(), "temperature squared"),
     (Backwards(), "ends and direction"),
     (Jumping(), "ends and direction"),
+    (Cooled(), "temperature squared"),
     (ByPiece(), "pieces"),
     (in_bfloat16, "logits in bfloat16"),
     (Narrow(), "float32 sums"),

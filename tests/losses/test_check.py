@@ -74,7 +74,19 @@ def test_the_command_prints_each_promise_and_fails_where_one_is_broken(tmp_path,
     printed = capsys.readouterr().out
     assert "BROKEN  bounded, finite, float32" in printed and "1 of " in printed
     assert check.main([f"{file}:Once"]) == 0
-    assert "promises kept" in capsys.readouterr().out
+    assert "promises kept that were asked" in capsys.readouterr().out
+
+
+def test_what_has_no_meaning_is_not_asked_and_not_called_kept(tmp_path, capsys):
+    found = check.check(right) | check.check(ForwardKL()) | check.check(Evidence(scope=Segment()))
+    assert [name for name, size in found.items() if size is None] == ["ends and direction", "documents kept apart"]
+    file = tmp_path / "mine.py"
+    file.write_text("from losses import ForwardKL\nplain = ForwardKL()\n")
+    assert check.main([f"{file}:plain"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if "ends and direction" in line)
+    assert line.split() == ["-", "ends", "and", "direction", "not", "asked"]
+    assert lines[-1] == f"all {len(lines) - 2} promises kept that were asked"
 
 
 @pytest.mark.parametrize(

@@ -71,3 +71,8 @@ def test_both_are_signals(key):
 def test_a_lead_of_one_is_refused():
     with pytest.raises(ValueError, match="must be a probability below 1"):
         PutRight(lead=1.0)
+
+
+def test_members_of_different_vocabularies_are_refused(key):
+    with pytest.raises(ValueError, match=r"vocabularies \[4, 5\]; there must be members, of one tokenizer"):
+        Ensemble((Dense(jnp.zeros((1, 1, 4))), Dense(jnp.zeros((1, 1, 5)))), jnp.array([0.5, 0.5])).vocab  # noqa: B018

@@ -136,8 +136,20 @@ def test_a_gate_is_bounded_in_float32_and_without_gradient_before_and_after_it_h
         weight = gate(look, here)
         assert isinstance(gate, Gate) and weight.dtype == jnp.float32 and weight.shape == (2, 9)
         assert (weight >= 0.0).all() and (weight <= 1.0).all()
+        seen = lambda x: replace(look, student=replace(look.student, gold=x))  # noqa: E731
+        slope = jax.grad(lambda x, here=here, seen=seen: gate(seen(x), here).sum())(look.student.gold)
+        np.testing.assert_array_equal(slope, 0.0)
         memory = gate.update(memory, gate.observe(look, here))
         assert jax.tree.structure(memory) == jax.tree.structure(gate.init())
+
+
+def test_more_domains_than_a_gate_remembers_are_refused(key):
+    look, place, *_ = look_at(key)
+    gate = Evidence(scope=Domain(count=2))
+    here = replace(place, memory=gate.init(), names=("a", "b", "c"))
+    with pytest.raises(ValueError, match="remembers 2 domains, and there are 3: a, b, c; set count to 3"):
+        gate(look, here)
+    assert gate(look, replace(here, names=("a", "b"))).shape == (2, 9)
 
 
 @pytest.mark.parametrize("gate", GATES, ids=str)

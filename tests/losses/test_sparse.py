@@ -6,14 +6,18 @@ import pytest
 from losses import (
     AdaptiveKL,
     AlphaBeta,
+    Balance,
     Constant,
     Dense,
     Distill,
+    Ensemble,
     ForwardKL,
     JensenShannon,
     Lens,
     NoGate,
+    Place,
     Projected,
+    PutRight,
     ReverseKL,
     Sampled,
     Signal,
@@ -24,6 +28,7 @@ from losses import (
     TopK,
     TotalVariation,
 )
+from losses.gate import Look
 from losses.sparse import draw, top_k
 from tests.losses.worked import as_dense, assert_close, call, case, value_and_gradients
 
@@ -186,6 +191,61 @@ class Drawn(Lens):
 def test_a_temperature_needs_the_whole_distribution(key, lens):
     with pytest.raises(ValueError, match="known at temperature 1 only"):
         call(Distill(temperature=Constant(2.0), lens=lens), **case(key))
+
+
+@pytest.mark.parametrize("few", [lambda s, y: top_k(s, y, 3), lambda s, y: draw(s, y, 3, jax.random.key(0))])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda s, y: Top(k=2)(s, y),
+        lambda s, y: PutRight()(s, y),
+        lambda s, y: top_k(s, y, 2),
+        lambda s, y: draw(s, y, 2, jax.random.key(0)),
+        lambda s, y: Ensemble((s, s), jnp.array([0.5, 0.5])).log_probs(ONE),
+    ],
+    ids=["Top", "PutRight", "top_k", "draw", "Ensemble"],
+)
+def test_what_needs_every_token_refuses_a_signal_that_knows_some(ask, few, key):
+    dense, labels = teach(key)
+    signal = few(dense, labels)
+    with pytest.raises(ValueError, match=f"{type(signal).__name__} does not know every token"):
+        ask(signal, labels)
+
+
+@pytest.mark.parametrize("make", [lambda s, y: top_k(s, y, 3), lambda s, y: draw(s, y, 3, jax.random.key(0))])
+def test_another_temperature_is_refused_or_poisons_the_loss(make, key):
+    dense, labels = teach(key)
+    signal = make(dense, labels)
+    with pytest.raises(ValueError, match="known at temperature 1 only, and was asked at 2.0"):
+        ForwardKL()(signal, dense.logits, jnp.float32(2.0))
+    traced = jax.jit(lambda degrees: ForwardKL()(signal, dense.logits, degrees))
+    assert jnp.isnan(traced(2.0)).all()
+    assert_close(traced(1.0), ForwardKL()(signal, dense.logits, ONE))
+
+
+def test_the_overlap_counts_the_tokens_that_a_signal_names(key):
+    dense, labels = teach(key)
+    logits = jax.random.normal(key, dense.logits.shape)
+    p, q = jax.nn.softmax(dense.logits), jax.nn.softmax(logits)
+    best = jnp.argsort(-p)[..., :3]
+    want = (jnp.take_along_axis(p, best, -1) * jnp.take_along_axis(q, best, -1)).sum(-1)
+    assert_close(dense.against(logits, ONE).overlap(), (p * q).sum(-1))
+    assert_close(top_k(dense, labels, 3).against(logits, ONE).overlap(), want)
+    draws = draw(dense, labels, 40000, key).against(logits, ONE).overlap()
+    np.testing.assert_allclose(draws, (p * q).sum(-1), rtol=0.03)
+
+
+def test_gradients_are_balanced_by_stored_targets_as_by_the_teacher(key):
+    """The rest of a vocabulary hardly overlaps, and as one token it would."""
+    dense, labels = Dense(2.0 * jax.random.normal(key, (2, 3, 400))), jnp.zeros((2, 3), jnp.int32)
+    logits = jax.random.normal(jax.random.fold_in(key, 1), dense.logits.shape)
+    place = Place(labels == 0, labels, labels)
+    norms = []
+    for signal in (dense, top_k(dense, labels, 40)):
+        sides = signal.against(logits, ONE)
+        look = Look(signal.belief(labels), Dense(logits).belief(labels), sides.overlap())
+        norms.append([float(tally.mean()) for tally in Balance().observe(look, place)])
+    np.testing.assert_allclose(norms[1], norms[0], rtol=0.05)
 
 
 def test_both_are_signals_and_keep_what_the_whole_thought_of_the_labels(key):
