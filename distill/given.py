@@ -16,6 +16,9 @@ from models.config import Config
 from models.llama4 import Llama4
 from models.tokenizer import Tokenizer
 
+PIECE, LARGE = 2**20, 2**30
+"""bytes that are read at a time for a fingerprint, and from which on a file is not read whole"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
@@ -43,17 +46,19 @@ class Given:
 
     @property
     def fingerprint(self) -> str:
-        """12 hex digits that change with its configuration or its weights.
+        """12 hex digits that change with its configuration, its dtype or its weights.
 
-        Of each file of weights that is its size, its first and its last 2^20 bytes: other weights differ everywhere.
+        A file under 2^30 bytes is read whole; of a larger one every 32nd piece of 2^20 bytes and the last, so that no
+        tensor of 32 MiB is passed over.
         """
-        whole = hashlib.sha256()
+        whole = hashlib.sha256(self.dtype.encode())
         for path in sorted((Path(self.folder) / "config.json", *Path(self.folder).glob("*.safetensors"))):
             size = path.stat().st_size
+            whole.update(f"{path.name} {size}".encode())
             with open(path, "rb") as file:
-                whole.update(f"{path.name} {size}".encode() + file.read(2**20))
-                file.seek(max(0, size - 2**20))
-                whole.update(file.read(2**20))
+                for start in [*range(0, size, PIECE if size < LARGE else 32 * PIECE), max(0, size - PIECE)]:
+                    file.seek(start)
+                    whole.update(file.read(PIECE))
         return whole.hexdigest()[:12]
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:

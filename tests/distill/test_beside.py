@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill.checkpoint import Checkpoints
 from distill.data.batch import Batch
 from distill.data.loader import Loader
 from distill.data.manifest import SPLITS, Count, Manifest
@@ -14,11 +15,11 @@ from distill.evaluate import evaluate
 from distill.launch import run_experiment
 from distill.mesh import Mesh
 from distill.run import load_run
-from distill.state import Weights, create
+from distill.state import Weights, create, parts, whole
 from distill.step import Step
 from distill.teacher import LiveTeacher, Silent
 from distill.trained import load_weights
-from losses import Distill, NoGate
+from losses import Balance, Distill, Domain, Evidence, NoGate
 from models.llama4 import Execution
 from tests.distill.small import MOE, WIDE, assert_close, batch, experiment, learner, stage, states, take
 
@@ -51,6 +52,24 @@ def test_a_teacher_beside_others_speaks_by_the_mean_of_its_weights_over_the_rece
     (told,), _ = take([STUDENT], now[1:], LiveTeacher(Weights(now[0].average, None)))
     assert_close(step(now, Silent(), batch())[0][1].weights, told.weights)
     assert now[1].average is None
+
+
+@pytest.mark.parametrize("gate", [Evidence(), Evidence(scope=Domain(count=2)), Balance()], ids=str)
+def test_what_a_gate_remembers_comes_back_from_a_checkpoint(gate, tmp_path):
+    one = learner(loss=Distill(gate=gate, chunk=5))
+    start, (knows,) = states(one), states(TEACHER)
+    voice = LiveTeacher(knows.weights)
+    now, _ = take([one], start, voice, [batch(0), batch(1)])
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(now[0].memory))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, {"student": parts(now[0])})
+        checkpoints.wait()
+        found = whole(checkpoints.restore({"student": parts(start[0])}).trees["student"])
+    jax.tree.map(np.testing.assert_array_equal, found.memory, now[0].memory)
+    (onwards, again), _ = zip(
+        take([one], now, voice, [batch(2)]), take([one], (found,), voice, [batch(2)]), strict=True
+    )
+    jax.tree.map(np.testing.assert_array_equal, parts(onwards[0]), parts(again[0]))
 
 
 def test_only_a_teacher_that_learns_keeps_a_mean_of_its_weights():

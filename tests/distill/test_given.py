@@ -72,6 +72,30 @@ def newborn(one, path):
         return room.newborn(one.stages[0].learners[0], one.stages[0])
 
 
+def test_a_fingerprint_changes_with_any_byte_of_a_small_file_and_with_the_dtype(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    one = Given(name="old", folder=str(tmp_path / "copy"))
+    assert one.fingerprint == Given(name="new", folder=str(folder)).fingerprint
+    assert one.fingerprint != replace(one, dtype="bfloat16").fingerprint
+    (file,) = (tmp_path / "copy").glob("*.safetensors")
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    file.write_bytes(raw)
+    assert one.fingerprint != Given(name="new", folder=str(folder)).fingerprint
+
+
+@pytest.mark.parametrize(("place", "seen"), [(0, True), (3, True), (4, False), (129, True), (200, False), (299, True)])
+def test_of_a_large_file_every_32nd_piece_and_the_last_are_read(tmp_path, monkeypatch, place, seen):
+    monkeypatch.setattr("distill.given.PIECE", 4)
+    monkeypatch.setattr("distill.given.LARGE", 256)
+    (tmp_path / "config.json").write_text("{}")
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(bytes(300))
+    before = Given(name="large", folder=str(tmp_path)).fingerprint
+    file.write_bytes(bytes(300)[:place] + b"x" + bytes(300)[place + 1 :])
+    assert (Given(name="large", folder=str(tmp_path)).fingerprint != before) == seen
+
+
 def test_a_learner_that_starts_from_its_teacher_agrees_with_it_at_first(run):
     path, _ = run
     first = json.loads((path / "metrics.jsonl").read_text().splitlines()[0])

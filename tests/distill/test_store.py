@@ -361,6 +361,15 @@ def test_another_capture_is_refused_in_the_same_folder(text, whole, change, mess
         asked(text, **change).run(Store(whole), quiet=True)
 
 
+@pytest.mark.parametrize("name", ["tokenizer", "data", "order"])
+def test_a_store_of_another_tokenizer_or_of_other_text_is_refused_by_name(text, whole, tmp_path, name):
+    shutil.copytree(whole, tmp_path / "other")
+    relabel(tmp_path / "other", **{name: "another"})
+    for use in (asked(text).run, asked(text).verify):
+        with pytest.raises(ValueError, match=f"the store is another's: {name} is 'another', wanted '"):
+            use(Store(tmp_path / "other"))
+
+
 def test_a_folder_that_is_no_store_is_not_written_into(text, tmp_path):
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(ValueError, match="is not empty, and no store"):
@@ -532,6 +541,21 @@ def test_a_run_refuses_a_store_that_is_too_short(text, trained, tmp_path):
 def test_a_store_without_a_teachers_name_is_refused(text):
     with pytest.raises(ValueError, match="needs a teacher: name whose words it holds"):
         experiment(stages=(stage(learner(), store="somewhere"),))
+
+
+def test_the_commands_capture_what_the_library_does_and_verify_it(text, trained, tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(f"from tests.distill.test_store import two_stages\nEXPERIMENT = two_stages({str(text)!r})\n")
+    store.capture(file, trained / "live", tmp_path / "made", count=5, dtype="float32")
+    assert "missing      0 of 4 batches" in capsys.readouterr().out
+    for one, other in zip(read(tmp_path / "made"), read(trained / "store"), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    store.verify(file, trained / "live", tmp_path / "made")
+    assert "every shard is whole; the largest difference of a probability is" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"order is 'all documents, seed 1.*, wanted 'all documents, seed 7001"):
+        store.verify(file, trained / "live", tmp_path / "made", options=("--seed", "7"))
+    with pytest.raises(ValueError, match=r"has no stage 'nothing' with a teacher; there are \['distil'\]"):
+        store.capture(file, trained / "live", tmp_path / "none", stage="nothing")
 
 
 def test_the_commands_inspect_and_refuse(whole, text, capsys):

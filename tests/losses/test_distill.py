@@ -230,3 +230,20 @@ def test_a_teacher_of_another_vocabulary_is_refused(key):
     arguments = case(key)
     with pytest.raises(ValueError, match="teacher's vocabulary has 12 tokens and the student's 11"):
         call(Distill(), **(arguments | {"signal": Dense(jnp.zeros((2, 13, 12)))}))
+
+
+def test_what_is_logged_of_a_teacher_is_how_far_it_is_ahead_and_how_its_evidence_is_spread(key):
+    arguments = case(key)
+    _, metrics = call(Distill(gate=NoGate()), **arguments)
+    counted, labels = np.asarray(arguments["mask"]), np.asarray(arguments["labels"])
+    teacher = np.asarray(jax.nn.log_softmax(as_dense(arguments["signal"]).logits), np.float64)
+    student = np.asarray(jax.nn.log_softmax(arguments["hidden"] @ arguments["head"]), np.float64)
+    gold = [np.take_along_axis(x, labels[..., None], -1)[..., 0][counted] for x in (teacher, student)]
+    square = [(np.exp(x) ** 2).sum(-1)[counted] for x in (teacher, student)]
+    evidence = (2 * np.exp(gold[0]) - square[0]) - (2 * np.exp(gold[1]) - square[1])
+    mean = {name: float(tally.mean()) for name, tally in metrics.items()}
+    np.testing.assert_allclose(mean["ahead"], (gold[0] - gold[1]).mean(), rtol=1e-4)
+    np.testing.assert_allclose(mean["ahead"], mean["hard"] - mean["teacher_hard"], rtol=1e-4)
+    np.testing.assert_allclose(mean["evidence"], evidence.mean(), rtol=1e-4)
+    for percent in (10, 50, 90):
+        np.testing.assert_allclose(mean[f"evidence_p{percent}"], np.quantile(evidence, percent / 100), rtol=1e-4)
