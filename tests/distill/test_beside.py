@@ -66,10 +66,8 @@ def test_what_a_gate_remembers_comes_back_from_a_checkpoint(gate, tmp_path):
         checkpoints.wait()
         found = whole(checkpoints.restore({"student": parts(start[0])}).trees["student"])
     jax.tree.map(np.testing.assert_array_equal, found.memory, now[0].memory)
-    (onwards, again), _ = zip(
-        take([one], now, voice, [batch(2)]), take([one], (found,), voice, [batch(2)]), strict=True
-    )
-    jax.tree.map(np.testing.assert_array_equal, parts(onwards[0]), parts(again[0]))
+    onwards, again = (take([one], held, voice, [batch(2)])[0][0] for held in (now, (found,)))
+    jax.tree.map(np.testing.assert_array_equal, parts(onwards), parts(again))
 
 
 def test_only_a_teacher_that_learns_keeps_a_mean_of_its_weights():
