@@ -176,8 +176,8 @@ def open_capture(
     else:
         place = (run, experiment.stage_of(chosen.teacher).name, chosen.teacher)
         teacher, weights = identity(*place), load_weights(*place, experiment.mesh)
-    form = Form(**(asked | {"vocab": weights.model.config.vocab, "length": chosen.length}))
-    return Capture(experiment, chosen, teacher, weights, form, shard)
+    fields: dict[str, Any] = asked | {"vocab": weights.model.config.vocab, "length": chosen.length}
+    return Capture(experiment, chosen, teacher, weights, Form(**fields), shard)
 
 
 def capture(

@@ -17,7 +17,7 @@ what it is called with:
 import inspect
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def broken(found: dict[str, float | None]) -> list[str]:
     return [name for name, size in found.items() if size is not None and not size <= TOLERANCE]
 
 
-def _ask(promises: dict[str, Callable[[Any], float | None]], subject: Any) -> dict[str, float | None]:
+def _ask(promises: Mapping[str, Callable[[Any], float | None]], subject: Any) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for name, promise in promises.items():
         try:

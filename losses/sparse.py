@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from losses.signal import FLOOR, Belief, Dense, Sides, Signal, Whole, as_whole, cut
@@ -116,7 +117,7 @@ def at_one(signal: Signal, temperature: Float[Array, ""]) -> Float[Array, ""]:
     Raises:
       ValueError: it is known, and another.
     """
-    if isinstance(temperature, jax.core.Tracer):
+    if isinstance(temperature, Tracer):
         return jnp.where(temperature == 1.0, 1.0, jnp.nan)
     if float(temperature) != 1.0:
         raise ValueError(

@@ -181,14 +181,15 @@ class Loader:
             tokens = self.tokenizer.document(document["text"])
             numbers = {"domains": np.full_like(tokens, self.domains.index(document["domain"]))} if self.domains else {}
             return {"tokens": tokens} | numbers
-        tokens, domains, start = [[self.tokenizer.begin]], [document["pieces"][0][0]], 0
+        parts: list[Any] = [[self.tokenizer.begin]]
+        domains, start = [document["pieces"][0][0]], 0
         for domain, size in document["pieces"]:
-            tokens.append(self.tokenizer.encode(document["text"][start : start + size]))
-            domains += [domain] * len(tokens[-1])
+            parts.append(self.tokenizer.encode(document["text"][start : start + size]))
+            domains += [domain] * len(parts[-1])
             start += size
         if start != len(document["text"]):
             raise ValueError(f"the pieces of a document have {start} bytes, its text {len(document['text'])}")
-        row = {"tokens": np.concatenate([*tokens, [self.tokenizer.end]], dtype=np.int32)}
+        row = {"tokens": np.concatenate([*parts, [self.tokenizer.end]], dtype=np.int32)}
         if self.domains:
             row["domains"] = np.array([self.domains.index(one) for one in [*domains, domains[-1]]], np.int32)
         return row
