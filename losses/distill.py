@@ -23,8 +23,9 @@ from losses.evidence import Evidence
 from losses.gate import WSLD, Balance, Gap, Gate, Look, NoGate, Place, TeacherConfidence, TeacherGold
 from losses.hard import CrossEntropy, Hard
 from losses.lens import Clear, Lens, PutRight, Top
+from losses.refusal import check_vocab
 from losses.schedule import WSD, Constant, Cosine, Linear, Schedule
-from losses.signal import Belief, Dense, Signal, check_vocab, cut
+from losses.signal import Belief, Dense, Signal, cut
 from losses.tally import Tally
 
 Divergences = (

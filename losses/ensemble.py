@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
-from losses.signal import FLOOR, Belief, Dense, Sides, Whole, as_whole, cut, pick
+from losses.refusal import as_whole
+from losses.signal import FLOOR, Belief, Dense, Sides, Whole, cut, pick
 
 
 @jax.tree_util.register_dataclass

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from losses.ensemble import Corrected
-from losses.signal import Signal, Whole, as_whole
+from losses.refusal import as_whole
+from losses.signal import Signal, Whole
 from losses.sparse import TopK, top_k
 
 

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from losses.chunk import total_loss
 from losses.gate import Place
 from losses.loss import Loss
-from losses.signal import Belief, Dense, Signal, as_whole, check_vocab, contract, cut, pick
+from losses.refusal import as_whole, check_vocab
+from losses.signal import Belief, Dense, Signal, contract, cut, pick
 from losses.tally import Tally
 
 

@@ -220,20 +220,6 @@ class Projected:
         return Dense(project(self.hidden, self.head))
 
 
-def as_whole(signal: Signal, asker: str) -> Whole:
-    """The signal, for what asks it for every token.
-
-    Raises:
-      ValueError: it knows some of them.
-    """
-    if not callable(getattr(signal, "log_probs", None)):
-        raise ValueError(
-            f"{asker} asks the teacher for the probability of every token, and {type(signal).__name__} does not know "
-            "every token; take a teacher that is there."
-        )
-    return signal  # pyright: ignore[reportReturnType]
-
-
 def cut(tree: T, start: Int[Array, ""], size: int) -> T:
     """The positions [start, start + size) of every row of every array [b t ...]."""
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=1), tree)
@@ -242,19 +228,6 @@ def cut(tree: T, start: Int[Array, ""], size: int) -> T:
 def pick(values: Float[Array, "b t v"], ids: Int[Array, "b t"]) -> Float[Array, "b t"]:
     """The value of one id at every position."""
     return rearrange(jnp.take_along_axis(values, rearrange(ids, "b t -> b t 1"), axis=-1), "b t 1 -> b t")
-
-
-def check_vocab(signal: Signal, head: Float[Array, "d v"]) -> None:
-    """Refuses a teacher of another vocabulary than the student's.
-
-    Raises:
-      ValueError: their sizes differ.
-    """
-    if signal.vocab != head.shape[1]:
-        raise ValueError(
-            f"The teacher's vocabulary has {signal.vocab} tokens and the student's {head.shape[1]}; they must be one "
-            "tokenizer's. Where only the padding differs, pad the shorter and give its new logits -inf."
-        )
 
 
 def contract(weights: Float[Array, "b t n"], values: Float[Array, "b t n"]) -> Float[Array, "b t"]:

@@ -12,7 +12,8 @@ from einops import rearrange, repeat
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from losses.signal import FLOOR, Belief, Dense, Sides, Signal, Whole, as_whole, cut
+from losses.refusal import as_whole
+from losses.signal import FLOOR, Belief, Dense, Sides, Signal, Whole, cut
 
 
 @jax.tree_util.register_dataclass
