@@ -142,6 +142,23 @@ def matrix(results: Results, trials: Sequence[str]) -> str:
     return text
 
 
+def summary(results: Results) -> str:
+    """A line for each rule over the trials of all of them: its mean difference from hard labels, and where it is worst.
+
+    Worst is how far it is behind the rule that is best in a trial, in the trial where that is farthest.
+    """
+    means = {trial: results.means(trial) for trial in results.full()}
+    rules = [name for name in next(iter(means.values())) if all(name in found for found in means.values())]
+    lines = []
+    for name in rules:
+        behind = {trial: found[name] - min(found.values()) for trial, found in means.items()}
+        worst = max(behind, key=behind.__getitem__)
+        mean = sum(found[name] for found in means.values()) / len(means)
+        lines.append((mean, f"| {name} | {1000 * mean:+.0f} | {1000 * behind[worst]:+.0f} ({worst}) |\n"))
+    text = f"| {len(means)} trials | mean - hard | behind the best, at most |\n|---|---|---|\n"
+    return text + "".join(line for _, line in sorted(lines))
+
+
 def brief(difference: Paired) -> str:
     """Mean, interval and wins."""
     if difference.interval is None:
@@ -199,6 +216,7 @@ def main() -> None:
             table.writerows(rows)
     results = Results.of(rows)
     print(verdicts(results))
+    print(summary(results))
     few = [trial for trial in results.values if trial not in results.full()]
     groups = [[trial for trial in results.full() if trial.endswith(kind)] for kind in ("scout", "maverick")]
     for group in (

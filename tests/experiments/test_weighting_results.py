@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.weighting_results import FIELDS, Results, draw, matrix, setup, take_up, verdicts
+from experiments.weighting_results import FIELDS, Results, draw, matrix, setup, summary, take_up, verdicts
 
 HARD, BEST, DEFAULT = (2.0, 2.2, 2.1), (1.9, 2.0, 2.0), (1.8, 2.1, 1.9)
 
@@ -33,6 +33,18 @@ def test_the_best_of_the_others_is_a_rule_and_both_with_and_without_forms_of_the
     (line,) = (line for line in verdicts(results).splitlines() if line.startswith("| live-scout"))
     cells = [cell.strip().split(" [")[0] for cell in line.split("|")[1:-1]]
     assert cells == ["live-scout", "3", "-0.167", "linear", "-0.033", "evidence-window", "+0.833", "+0.933"]
+
+
+def test_the_summary_says_a_rules_mean_and_where_it_is_farthest_behind():
+    one = rows(hard=HARD, linear=BEST, evidence=DEFAULT)
+    two = [row | {"trial": "weak-scout"} for row in rows(hard=HARD, linear=HARD, evidence=DEFAULT, oracle=BEST)]
+    text = summary(Results.of([*one, *two])).splitlines()
+    assert text[0].startswith("| 2 trials |")
+    assert text[2:] == [
+        "| evidence | -167 | +0 (weak-scout) |",
+        "| linear | -67 | +167 (weak-scout) |",
+        "| hard | +0 | +167 (weak-scout) |",
+    ]
 
 
 def test_trials_of_few_students_are_no_panels_and_follow_the_others():
