@@ -226,7 +226,7 @@ def main() -> None:
     ):
         if group:
             print(matrix(results, group))
-    save(draw(results), FIGURE)
+    save(draw(results), FIGURE, dpi=100)
     print(f"figure: {FIGURE}")
 
 

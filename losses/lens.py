@@ -57,7 +57,7 @@ class Top(Lens):
 
     def __call__(self, signal: Whole, labels: Int[Array, "b t"]) -> TopK:
         """The coarser signal."""
-        return top_k(as_whole(signal, str(self)), labels, self.k)
+        return top_k(signal, labels, self.k)
 
 
 @dataclass(frozen=True, kw_only=True)
