@@ -1,40 +1,41 @@
 """Learning rates for `experiments.starts`, chosen on another seed and another half of the held-out text.
 
-    python -m experiments.start_rates
+    python -m distill.sweep experiments/start_rates.py
+    python -m experiments.start_rates runs/start_rates
 
 Prints the best rate of every student, which goes into RATES there. Cost and result: experiments/README.md.
 """
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
-from distill import launch, load_run
-from distill.launch import parse
-from experiments.starts import EXPERIMENT, TEACH, students
-from experiments.weighting_data import Languages
+from distill import Experiment, load_run
+from distill.sweep import shrunk
+from experiments.starts import experiment, students
 
-TRIED = {"low": 1.5e-3, "middle": 3e-3, "high": 6e-3, "higher": 1.2e-2}
+SEED = 100
+TRIED = (1.5e-3, 3e-3, 6e-3, 1.2e-2)
 NAMES = [stage.name for stage in students({})]
-STUDENTS = {name: students(dict.fromkeys(NAMES, rate), f"-{name}") for name, rate in TRIED.items()}
-CHOICE = replace(
-    EXPERIMENT,
-    name="start_rates",
-    corpus=Languages(part="choose"),
-    stages=(TEACH, *(stage for stages in STUDENTS.values() for stage in stages)),
-    seed=100,
-)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Trains everybody at every rate, and says which was best for whom."""
-    launch(CHOICE, arguments)
-    found = {row["stage"]: row["cross_entropy"] for row in load_run(parse(CHOICE, arguments).folder).results["models"]}
+def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
+    """Everybody at one rate, an experiment a rate; each trains the same teacher first."""
+    made = (experiment(f"rate{1e3 * rate:g}", dict.fromkeys(NAMES, rate), "choose") for rate in TRIED)
+    yield from shrunk((replace(one, seed=SEED) for one in made), tiny)
+
+
+def report(folder: Path) -> None:
+    """Says which rate was best for whom."""
+    runs = {rate: load_run(folder / "seed0" / f"rate{1e3 * rate:g}").results["models"] for rate in TRIED}
+    found = {rate: {row["stage"]: row["cross_entropy"] for row in rows} for rate, rows in runs.items()}
     for name in NAMES:
-        tried = {rate: found[f"{name}-{which}"] for which, rate in TRIED.items()}
+        tried = {rate: found[rate][name] for rate in TRIED}
         values = ", ".join(f"{rate:g}: {value:.4f}" for rate, value in tried.items())
         print(f'"{name}": {min(tried, key=tried.__getitem__):g},  # {values}')
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    import tyro
+
+    tyro.cli(report, config=(tyro.conf.PositionalRequiredArgs,))

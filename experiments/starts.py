@@ -5,26 +5,29 @@ teacher's: every second layer dropped, experts merged in pairs, experts copied (
 steps on the same batches, taught by the teacher, and again without it. Rates are for experiments/start_rates.py to
 choose, on another seed and other held-out text; it was not run to its end, so all have RATE.
 
-    python -m experiments.starts --seeds 3      # the table in experiments/README.md
-    python -m experiments.starts --tiny
+    python -m distill.sweep experiments/starts.py --seeds 3     # trains
+    python -m experiments.starts runs/starts 3                  # then: the table in experiments/README.md
+    python -m distill.sweep experiments/starts.py --tiny
 
 Cost and result: experiments/README.md.
 """
 
-import sys
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 
-from distill import AdamW, Experiment, Learner, Stage, WarmupCosine, launch, load_run, load_weights
+from distill import AdamW, Experiment, Learner, Stage, WarmupCosine, load_run, load_weights
 from distill.evaluate import evaluate
-from distill.launch import Options, parse
 from distill.reading import stage_loader
 from distill.state import Weights, seed_key
 from distill.statistics import paired
+from distill.sweep import shrunk
 from distill.teacher import LiveTeacher
-from experiments.weighting_data import Languages
+from distill.trained import describe
+from experiments.weighting_data import Languages, Part
 from models.config import SCOUT_PICO, Layer
 from models.inherit import inherit
 
@@ -37,7 +40,7 @@ RATES: dict[str, float] = {}
 """peak learning rates of students that do better with another: for experiments/start_rates.py to choose"""
 
 
-def students(rates: Mapping[str, float], suffix: str = "") -> tuple[Stage, ...]:
+def students(rates: Mapping[str, float]) -> tuple[Stage, ...]:
     """A stage for every student: a shape, taught or alone, from the teacher's weights or from random ones.
 
     Alone, so that programs are compiled once for all that are of one shape and rate.
@@ -50,55 +53,59 @@ def students(rates: Mapping[str, float], suffix: str = "") -> tuple[Stage, ...]:
                 one = Learner(name=name, model=replace(MODEL, **sizes), start=start, optimizer=rate)
                 made.append(
                     Stage(
-                        name=f"{side}-{name}{suffix}", learners=(one,), teacher=teacher, steps=120, rows=16, length=64,
+                        name=f"{side}-{name}", learners=(one,), teacher=teacher, steps=120, rows=16, length=64,
                         stream=1, save_every=120,
                     )
                 )  # fmt: skip
     return tuple(made)
 
 
-EXPERIMENT = Experiment(
-    name="starts", corpus=Languages(part="report"), stages=(TEACH, *students(RATES)), held_out=32, glance=1
-)
+def experiment(name: str, rates: Mapping[str, float], part: Part) -> Experiment:
+    """The teacher, then everybody; the held-out text is one half of it."""
+    return Experiment(name=name, corpus=Languages(part=part), stages=(TEACH, *students(rates)), held_out=32, glance=1)
 
 
-def born(options: Options) -> dict[str, list[float]]:
-    """Held-out cross-entropy of the heirs before they have learned anything, and of their teacher, by seed."""
-    found: dict[str, list[float]] = {}
-    for folder, experiment in options.seeded():
-        stage = experiment.stages[0]
-        batches = stage_loader(experiment, stage).held_out_batches(experiment.corpus, experiment.held_out)
-        teacher = load_weights(folder, stage.name, TEACHER.name)
-        models = {TEACHER.name: teacher.model}
-        for one in [
-            each.learners[0] for each in experiment.stages if each.name in [f"taught-{name}" for name in SHAPES]
-        ]:
-            models[one.name] = jax.jit(inherit, static_argnums=1)(
-                teacher.model, one.model, seed_key(experiment.seed, one.name)
-            )
-        weights = {name: Weights(model, None) for name, model in models.items()}
-        scores = evaluate(weights, LiveTeacher(teacher, experiment.execution), batches, experiment.execution)
-        for name, score in scores.items():
-            found.setdefault(name, []).append(score.cross_entropy)
-    return found
+def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
+    """One run a seed."""
+    yield from shrunk(iter([experiment("starts", RATES, "report")]), tiny)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Trains and reports, then holds every start against random weights, seed by seed."""
-    launch(EXPERIMENT, arguments)
-    options = parse(EXPERIMENT, arguments)
-    rows = load_run(options.folder).results["models"]
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        values.setdefault(row["stage"], []).append(row["cross_entropy"])
-    print("\nheld-out cross-entropy before the first step:")
-    for name, each in born(options).items():
-        print(f"  {name:10}{sum(each) / len(each):8.4f}  {[round(value, 4) for value in each]}")
+def born(run: Path) -> dict[str, float]:
+    """Held-out cross-entropy of the heirs before they have learned anything, and of their teacher."""
+    one = experiment("starts", RATES, "report")
+    batches = stage_loader(one, TEACH).held_out_batches(one.corpus, one.held_out)
+    teacher, seed = load_weights(run, TEACH.name, TEACHER.name), load_run(run).config["seed"]
+    weights = {TEACHER.name: teacher}
+    for kind in SHAPES:
+        model = describe(run, f"taught-{kind}", kind)
+        weights[kind] = Weights(jax.jit(inherit, static_argnums=1)(teacher.model, model, seed_key(seed, kind)), None)
+    scores = evaluate(weights, LiveTeacher(teacher, one.execution), batches, one.execution)
+    return {name: score.cross_entropy for name, score in scores.items()}
+
+
+def report(folder: Path, seeds: int) -> None:
+    """Holds every start against random weights, and every teacher against none, seed by seed."""
+    runs = [folder / f"seed{seed}" / "starts" for seed in range(seeds)]
+    births = [born(run) for run in runs]
+    print("held-out cross-entropy before the first step:")
+    for name in births[0]:
+        print(f"  {name:24}{statistics.fmean(one[name] for one in births):8.4f}")
+    scores = [{row["stage"]: row["cross_entropy"] for row in load_run(run).results["models"]} for run in runs]
+    values = {name: [one[name] for one in scores] for name in scores[0]}
+    print("after training:")
+    for name, each in values.items():
+        print(f"  {name:24}{statistics.fmean(each):8.4f}")
     for shape in SHAPES:
         for side in ("taught", "alone"):
             print(f"{side}: {shape} - random  {paired(values[f'{side}-{shape}'], values[f'{side}-{shape}-random'])}")
         print(f"{shape}: taught - alone  {paired(values[f'taught-{shape}'], values[f'alone-{shape}'])}")
+        print(
+            f"{shape}-random: taught - alone  "
+            f"{paired(values[f'taught-{shape}-random'], values[f'alone-{shape}-random'])}"
+        )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    import tyro
+
+    tyro.cli(report, config=(tyro.conf.PositionalRequiredArgs,))
