@@ -49,7 +49,8 @@ class Distill:
       temperature: of the soft term only; may move. 1 is best in pre-training (arXiv:2410.16215).
       gate: trust in the teacher, position by position.
       lens: what becomes of the teacher's signal before it is used.
-      chunk: positions of t whose logits exist at a time; None for all. See `losses.chunk`.
+      chunk: positions of t whose logits exist at a time; None for all. See `losses.chunk`. A GPU wants about a
+        thousand rows of logits at a time, rows of the batch on a device times positions (benchmarks/README.md).
     """
 
     detached: ClassVar[bool] = True
