@@ -19,7 +19,7 @@ from distill.data.batch import Batch
 from distill.data.loader import Batches
 from distill.room import Room
 from distill.stage import Stage
-from distill.teacher import HeardTeacher, LiveTeacher, StoredTeacher, Teacher
+from distill.teacher import Council, HeardTeacher, LiveTeacher, StoredTeacher, Teacher
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,8 @@ def voice_of(room: Room, stage: Stage | None) -> Voice:
     if stage.store:
         room.silence()
         return Voice(StoredTeacher())
+    if stage.ensemble:
+        return Voice(Council(tuple(room.teacher(name, stage.teacher_as) for name in stage.teachers)))
     teacher = room.teacher(stage.teacher, stage.teacher_as, stage.teacher_on)
     if stage.teacher_on is None:
         return Voice(teacher)

@@ -26,14 +26,13 @@ class Ceiling:
 
     @staticmethod
     def flops(experiment: Experiment, stage: Stage) -> float:
-        """Model FLOPs per token of a stage: forward and backward of its learners, forward of its teacher.
+        """Model FLOPs per token of a stage: forward and backward of its learners, forward of its teachers.
 
         Active experts only; what is computed twice (remat) or masked away does not count (Chowdhery et al. 2022).
         """
         learners = sum(cost.train_flops(learner.model, stage.length) for learner in stage.learners)
-        if stage.teacher is None:
-            return learners
-        return learners + cost.forward_flops(experiment.model_of(stage.teacher), stage.length)
+        teachers = (experiment.model_of(name) for name in stage.teachers)
+        return learners + sum(cost.forward_flops(model, stage.length) for model in teachers)
 
 
 @cache

@@ -63,9 +63,9 @@ def check_features(
         return
     if teacher is None:
         raise ValueError(
-            f"{where}: features and routing compare its layers with those of a live teacher that is not itself, and a "
-            "store holds no hidden states, nor does a teacher on a mesh of its own hand over more than the last. Name "
-            "a teacher, without store and teacher_on, or leave both out"
+            f"{where}: features and routing compare its layers with those of a live teacher that is not itself; a store "
+            "holds no hidden states, a teacher on a mesh of its own hands over no more than the last, and several "
+            "teachers have no layers in common. Name one, without store, teacher_on and ensemble, or leave both out"
         )
     if features is not None:
         try:

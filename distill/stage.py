@@ -53,6 +53,8 @@ class Stage:
     teacher: str | None = None
     """name of a learner of an earlier stage, or of a given model, frozen; or of one of this stage's own learners, which
     then teaches the others while it learns; None: hard labels only"""
+    ensemble: tuple[str, ...] = ()
+    """names of more frozen teachers: the mean of their probabilities and the teacher's is what is heard, all alike"""
     average: float | None = 3.0
     """a learner that teaches while it learns speaks by a mean of its weights over the recent part of the stage, the
     more recent the greater this is: polynomial-decay averaging (arXiv:1212.1824) with this eta; None: by its weights"""
@@ -89,6 +91,11 @@ class Stage:
     def beside(self) -> str | None:
         """The learner of this stage that teaches the others, if one does."""
         return self.teacher if self.teacher in [learner.name for learner in self.learners] else None
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The names of all who are heard."""
+        return () if self.teacher is None else (self.teacher, *self.ensemble)
 
     def averages(self, learner: Learner) -> bool:
         """Whether a mean of the learner's weights is kept."""
@@ -171,6 +178,13 @@ def check_stage(stage: Stage, earlier: dict[str, Learner | Given | Trained], mes
 
 def _check_teacher(stage: Stage, earlier: dict[str, Learner | Given | Trained]) -> None:
     where = f"stage {stage.name!r}"
+    if stage.ensemble and (stage.teacher is None or stage.beside or stage.store or stage.teacher_on or stage.rollout):
+        raise ValueError(
+            f"{where}: ensemble={stage.ensemble} are heard beside a teacher that is frozen and on the learners' mesh, "
+            "on the corpus's own answers; name that teacher, and leave store, teacher_on and rollout out"
+        )
+    if len(set(stage.teachers)) < len(stage.teachers):
+        raise ValueError(f"{where}: it hears {stage.teachers}, one of them twice; name each teacher once")
     if stage.teacher is None:
         if stage.store is not None:
             raise ValueError(f"{where}: store={stage.store!r} needs a teacher: name whose words it holds")
@@ -180,23 +194,25 @@ def _check_teacher(stage: Stage, earlier: dict[str, Learner | Given | Trained]) 
         raise ValueError(
             f"{where}: {stage.teacher!r} teaches while it learns, so it needs others to teach, and no store"
         )
-    if stage.teacher not in known:
-        raise ValueError(
-            f"{where}: teacher {stage.teacher!r} is not a learner of this or an earlier stage, and not given; "
-            f"there are {sorted(known)}"
-        )
-    teacher = known[stage.teacher].model
-    if stage.length > teacher.max_positions:
-        raise ValueError(
-            f"{where}: rows of {stage.length} tokens are longer than the {teacher.max_positions} positions "
-            f"of teacher {stage.teacher!r}"
-        )
-    for learner in stage.learners:
-        if learner.model.vocab != teacher.vocab:
+    for name in stage.teachers:
+        there, stages = (known, "this or an earlier") if name == stage.teacher else (earlier, "an earlier")
+        if name not in there:
             raise ValueError(
-                f"{where}: teacher {stage.teacher!r} has a vocabulary of {teacher.vocab}, student {learner.name!r} of "
-                f"{learner.model.vocab}; a token must mean the same to both: use one tokenizer and one vocabulary"
+                f"{where}: teacher {name!r} is not a learner of {stages} stage, and not given; "
+                f"there are {sorted(there)}"
             )
+        teacher = known[name].model
+        if stage.length > teacher.max_positions:
+            raise ValueError(
+                f"{where}: rows of {stage.length} tokens are longer than the {teacher.max_positions} positions "
+                f"of teacher {name!r}"
+            )
+        for learner in stage.learners:
+            if learner.model.vocab != teacher.vocab:
+                raise ValueError(
+                    f"{where}: teacher {name!r} has a vocabulary of {teacher.vocab}, student {learner.name!r} of "
+                    f"{learner.model.vocab}; a token must mean the same to both: use one tokenizer and one vocabulary"
+                )
 
 
 def _check_held(stage: Stage, mesh: Mesh) -> None:
@@ -224,7 +240,7 @@ def _check_inside(stage: Stage, earlier: dict[str, Learner | Given | Trained]) -
     known = earlier | {learner.name: learner for learner in stage.learners}
     for learner in stage.learners:
         if learner.opens:
-            closed = stage.teacher in (None, learner.name) or stage.store or stage.teacher_on
+            closed = stage.teacher in (None, learner.name) or stage.store or stage.teacher_on or stage.ensemble
             teacher = None if closed else known[str(stage.teacher)].model
             where = f"stage {stage.name!r}, learner {learner.name!r}"
             check_features(where, learner.features, learner.routing, learner.model, teacher)
@@ -232,7 +248,7 @@ def _check_inside(stage: Stage, earlier: dict[str, Learner | Given | Trained]) -
 
 def _check_sight(stage: Stage, earlier: dict[str, Learner | Given | Trained]) -> None:
     """Who reads the same rows cuts the same tiles into as many patch tokens."""
-    readers = [*stage.learners, *([earlier[stage.teacher]] if stage.teacher and not stage.beside else [])]
+    readers = [*stage.learners, *(earlier[name] for name in stage.teachers if name != stage.beside)]
     first = stage.learners[0]
     for other in readers:
         if _tiles(other.model) != _tiles(first.model):

@@ -168,6 +168,8 @@ def open_capture(
     if chosen is None or chosen.teacher is None:
         heard = [one.name for one in experiment.stages if one.teacher]
         raise ValueError(f"{file} has no stage {stage!r} with a teacher; there are {heard}")
+    if chosen.ensemble:
+        raise ValueError(f"stage {stage!r} hears {chosen.teachers}; a store holds the words of one teacher")
     if experiment.model_of(chosen.teacher).vision is not None:
         raise ValueError(f"stage {stage!r} has images, and a store keeps text alone")
     given = experiment.given_of(chosen.teacher)

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from distill.data.batch import Batch
 from distill.state import Weights
-from losses import Projected, Signal
+from losses import Ensemble, Projected, Signal
 from models.llama4 import Execution
 from models.trace import Trace
 
@@ -98,3 +99,16 @@ class LiveTeacher:
         trace = weights.model.trace(batch.tokens, batch.layout(), weights.bias, self.execution, batch.images)
         projected = Projected(trace.hidden, weights.model.head[...].astype(trace.hidden.dtype))
         return jax.lax.stop_gradient((projected, trace))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Council:
+    """Several frozen models, each asked once per batch: what is heard is the mean of their probabilities."""
+
+    members: tuple[LiveTeacher, ...]
+
+    def signal(self, batch: Batch) -> Ensemble:
+        """All members' hidden states and heads, in equal shares."""
+        shares = jnp.full(len(self.members), 1.0 / len(self.members))
+        return Ensemble(tuple(each.signal(batch) for each in self.members), shares)

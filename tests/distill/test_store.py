@@ -558,6 +558,18 @@ def test_the_commands_capture_what_the_library_does_and_verify_it(text, trained,
         store.capture(file, trained / "live", tmp_path / "none", stage="nothing")
 
 
+def test_a_store_holds_the_words_of_one_teacher(text, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from dataclasses import replace\nfrom tests.distill.test_store import two_stages\n"
+        f"one = two_stages({str(text)!r})\nother = replace(one.stages[0].learners[0], name='other')\n"
+        "teach = replace(one.stages[0], learners=(*one.stages[0].learners, other))\n"
+        "EXPERIMENT = replace(one, stages=(teach, replace(one.stages[1], ensemble=('other',))))\n"
+    )
+    with pytest.raises(ValueError, match="'other'\\); a store holds the words of one teacher"):
+        store.capture(file, tmp_path / "run", tmp_path / "none", stage="distil")
+
+
 def test_the_commands_inspect_and_refuse(whole, text, capsys):
     store.inspect(whole)
     printed = capsys.readouterr().out

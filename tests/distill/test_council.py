@@ -1,0 +1,118 @@
+"""Several teachers of one stage: the mean of their probabilities is heard."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill.ceiling import Ceiling
+from distill.data.source import Folder
+from distill.launch import run_experiment
+from distill.mesh import Mesh
+from distill.rollout import OnPolicy
+from distill.teacher import Council
+from losses import Dense, Distill, Hidden, NoGate
+from models.cost import forward_flops
+from tests.distill.small import MOE, WIDE, assert_close, batch, experiment, learner, stage, states, take, teacher
+
+STUDENT = learner(loss=Distill(gate=NoGate(), chunk=5))
+
+
+def test_what_is_heard_is_the_mean_of_the_members_probabilities():
+    members = teacher(1), teacher(2, config=MOE)
+    rows = jax.tree.map(lambda x: jnp.asarray(x[0]), batch())
+    one = jnp.float32(1.0)
+    heard = jnp.exp(Council(members).signal(rows).log_probs(one))
+    apart = [jnp.exp(each.signal(rows).log_probs(one)) for each in members]
+    np.testing.assert_allclose(heard, (apart[0] + apart[1]) / 2, atol=1e-6)
+
+
+def test_members_that_are_equal_teach_what_each_teaches():
+    one = teacher(1)
+    alone, figures = take([STUDENT], states(STUDENT), one)
+    both, same = take([STUDENT], states(STUDENT), Council((one, one)))
+    assert_close(alone[0].weights, both[0].weights)
+    np.testing.assert_allclose(figures["student/soft"], same["student/soft"], rtol=1e-5)
+
+
+def test_a_student_of_a_council_learns_from_the_mean_as_from_one_teacher_that_says_it():
+    members = teacher(1), teacher(2, config=MOE)
+
+    class Mean:
+        def signal(self, rows):
+            one = jnp.float32(1.0)
+            return Dense(jnp.log(sum(jnp.exp(each.signal(rows).log_probs(one)) for each in members) / 2))
+
+    jax.tree_util.register_pytree_node(Mean, lambda _: ((), None), lambda *_: Mean())
+    (council,), _ = take([STUDENT], states(STUDENT), Council(members))
+    (mean,), _ = take([STUDENT], states(STUDENT), Mean())
+    (first,), _ = take([STUDENT], states(STUDENT), members[0])
+    assert_close(council.weights, mean.weights)
+    with pytest.raises(AssertionError):
+        assert_close(council.weights, first.weights)
+
+
+def hears(**changes):
+    """An experiment of two teachers and a student that hears both."""
+    teachers = (
+        stage(learner("one", model=WIDE), name="first", steps=2, save_every=2),
+        stage(learner("two", model=MOE), name="second", steps=2, save_every=2),
+    )
+    last = stage(STUDENT, **({"name": "learn", "teacher": "one", "ensemble": ("two",), "steps": 2} | changes))
+    return experiment(stages=(*teachers, last))
+
+
+def test_a_stage_hears_them_and_counts_what_they_cost():
+    one = hears()
+    last = one.stages[-1]
+    alone = Ceiling.flops(hears(ensemble=()), stage(STUDENT, teacher="one"))
+    assert Ceiling.flops(one, last) == alone + forward_flops(MOE, last.length)
+
+
+def test_a_run_with_two_teachers_is_scored_against_their_mean(tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number}.txt").write_text(f"{number} " + "one two three four " * 15)
+    sizes = {"one": replace(WIDE, vocab=272), "two": replace(MOE, vocab=272), "student": replace(MOE, vocab=272)}
+    one = hears()
+    stages = tuple(
+        replace(each, learners=tuple(replace(who, model=sizes[who.name]) for who in each.learners))
+        for each in one.stages
+    )
+    rows = {}
+    for name, others in (("both", ("two",)), ("alone", ())):
+        made = replace(one, stages=(*stages[:2], replace(stages[2], ensemble=others)), corpus=Folder(str(folder)))
+        found = run_experiment(made, tmp_path / name, quiet=True)["models"]
+        rows[name] = next(row for row in found if row["name"] == "student")
+    assert rows["both"]["kl"] > 0.0
+    assert rows["both"]["cross_entropy"] != rows["alone"]["cross_entropy"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher": None}, r"ensemble=\('two',\) are heard beside a teacher that is frozen"),
+        ({"store": "words"}, "leave store, teacher_on and rollout out"),
+        ({"teacher_on": Mesh(first=1)}, "leave store, teacher_on and rollout out"),
+        ({"rollout": OnPolicy()}, "leave store, teacher_on and rollout out"),
+        ({"ensemble": ("one",)}, r"it hears \('one', 'one'\), one of them twice"),
+        ({"ensemble": ("three",)}, r"teacher 'three' is not a learner of an earlier stage, .*\['one', 'two'\]"),
+        ({"ensemble": ("student",)}, "teacher 'student' is not a learner of an earlier stage"),
+    ],
+)
+def test_councils_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        hears(**changes)
+
+
+def test_a_council_has_no_layers_to_compare_with():
+    with pytest.raises(ValueError, match="several teachers have no layers in common"):
+        experiment(
+            stages=(
+                *hears().stages[:2],
+                stage(learner(features=Hidden()), teacher="one", ensemble=("two",), name="learn"),
+            )
+        )
