@@ -7,8 +7,9 @@ from distill.checkpoint import Retention
 from distill.data.source import Herd, Source
 from distill.given import Given, Trained
 from distill.mesh import Mesh
-from distill.stage import Learner, Stage, check_stage, tiny_stage
-from distill.start import check_start, tiny_models
+from distill.stage import Learner, Stage, check_stage
+from distill.start import check_start
+from distill.tiny import tiny_models, tiny_stage
 from models.bpe import BPE
 from models.config import Config
 from models.llama4 import Execution

@@ -63,8 +63,8 @@ def check_features(
         return
     if teacher is None:
         raise ValueError(
-            f"{where}: features and routing compare its layers with those of a live teacher that is not itself; a store "
-            "holds no hidden states, a teacher on a mesh of its own hands over no more than the last, and several "
+            f"{where}: features and routing compare its layers with those of a live teacher that is not itself; a "
+            "store holds no hidden states, a teacher on a mesh of its own hands over the last alone, and several "
             "teachers have no layers in common. Name one, without store, teacher_on and ensemble, or leave both out"
         )
     if features is not None:

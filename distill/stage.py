@@ -1,6 +1,5 @@
 """A stage of a run and who learns in it, and what is refused at the door."""
 
-import dataclasses
 import re
 from dataclasses import dataclass, field
 
@@ -105,33 +104,6 @@ class Stage:
     def tokens(self) -> int:
         """Tokens each learner sees in the stage."""
         return self.steps * self.rows * self.length
-
-
-def tiny_stage(stage: Stage, models: dict[str, Config]) -> Stage:
-    """Its tiny form: few steps, and for each learner the model of its name."""
-    learners = tuple(
-        dataclasses.replace(
-            learner,
-            model=models[learner.name],
-            # Tiny models have other layers, widths and experts than those that were to be compared.
-            features=learner.features and dataclasses.replace(learner.features, pairs=None, project=True),
-            routing=None,
-        )
-        for learner in stage.learners
-    )
-    length = min(stage.length, 64, *(learner.model.max_positions for learner in learners))
-    steps = min(stage.steps, 12)
-    return dataclasses.replace(
-        stage,
-        learners=learners,
-        steps=steps,
-        rows=4,
-        length=length,
-        accumulate=min(stage.accumulate, 2),
-        log_every=2,
-        save_every=4,
-        teacher_on=None,
-    )
 
 
 def check_stage(stage: Stage, earlier: dict[str, Learner | Given | Trained], mesh: Mesh) -> None:

@@ -192,6 +192,6 @@ def test_several_processes_are_refused(monkeypatch):
 
 def test_the_tiny_form_has_one_device():
     one = replace(stage(learner(), teacher="teacher"), teacher_on=AWAY)
-    from distill.stage import tiny_stage
+    from distill.tiny import tiny_stage
 
     assert tiny_stage(one, {"student": MOE}).teacher_on is None

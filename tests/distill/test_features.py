@@ -174,7 +174,7 @@ def refuse(one, message, **changes):
 def test_a_comparison_needs_a_live_teacher(one):
     refuse(one, "features and routing compare its layers with those of a live teacher", teacher=None)
     refuse(one, "a store holds no hidden states", store="targets")
-    refuse(one, "a mesh of its own hands over no more than the last", teacher_on=Mesh(first=1))
+    refuse(one, "a mesh of its own hands over the last alone", teacher_on=Mesh(first=1))
 
 
 def test_the_teacher_of_a_stage_is_not_compared_with_itself():

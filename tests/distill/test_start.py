@@ -11,8 +11,8 @@ import pytest
 from distill import Given, Mesh
 from distill.data.source import Folder
 from distill.launch import parse, run_experiment
-from distill.start import tiny_models
 from distill.state import abstract, adopt, create, seed_key
+from distill.tiny import tiny_models
 from models import huggingface
 from models.heritage import heritage
 from models.inherit import inherit
