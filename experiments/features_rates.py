@@ -1,6 +1,6 @@
 """Weights and learning rates for `experiments.features`, of a seed and on text that it does not report.
 
-Every term at two or three weights, and none, each at two learning rates, with the student that has all of them.
+Every term at three weights, and none, each at three learning rates, with the student that has all of them.
 
     python -m distill.sweep experiments/features_rates.py
 
@@ -18,8 +18,9 @@ from experiments.features import KINDS, Arm, experiment, student
 from models.config import tiny as shrink
 
 SEED = 100
-RATES = (6e-3, 1.2e-2)
-WEIGHTS = {"off": (0.0,), "squared": (0.1, 1.0), "angle": (0.1, 1.0), "routers": (0.1, 1.0)}
+RATES = (6e-3, 1.2e-2, 2.4e-2)
+TRIED = (0.1, 1.0, 10.0)
+WEIGHTS = {"off": (0.0,), "squared": TRIED, "angle": TRIED, "routers": TRIED}
 
 
 def prepare(folder: Path, tiny: bool) -> Iterator[Experiment]:

@@ -15,7 +15,7 @@ from distill.sweep import shrunk
 from experiments.starts import experiment, students
 
 SEED = 100
-TRIED = (1.5e-3, 3e-3, 6e-3, 1.2e-2)
+TRIED = (7.5e-4, 1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2)
 NAMES = [stage.name for stage in students({})]
 
 
