@@ -110,9 +110,9 @@ def voice_of(room: Room, stage: Stage | None) -> Voice:
     if stage.store:
         room.silence()
         return Voice(StoredTeacher())
-    if stage.ensemble:
-        return Voice(Council(tuple(room.teacher(name, stage.teacher_as) for name in stage.teachers)))
-    teacher = room.teacher(stage.teacher, stage.teacher_as, stage.teacher_on)
+    teacher, *others = room.teachers(stage.teachers, stage.teacher_as, stage.teacher_on)
+    if others:
+        return Voice(Council((teacher, *others)))
     if stage.teacher_on is None:
         return Voice(teacher)
     far = Far(teacher, stage.teacher_on.build(), room.experiment.mesh.build())

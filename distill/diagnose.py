@@ -8,7 +8,6 @@ The file must define EXPERIMENT. A stage with a teacher is looked at without it:
 """
 
 import dataclasses
-import runpy
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from jaxtyping import Array, Float
 from distill.data.batch import Batch
 from distill.experiment import Experiment
 from distill.items import named_leaves
+from distill.launch import load
 from distill.reading import put, stage_loader
 from distill.stage import Learner, Stage
 from distill.state import create
@@ -117,20 +117,6 @@ def best_rate(curve: list[tuple[float, float]]) -> tuple[float, float]:
     bad = [n for n in range(lowest, len(values)) if not values[n] < values[lowest] + 0.5]
     edge = curve[bad[0] + 4 if bad else -1][0]
     return curve[lowest + 2][0], edge / 10
-
-
-def load(path: Path) -> Experiment:
-    """EXPERIMENT of an experiment file; runs the file, as `python file` would, but for its main part.
-
-    Raises:
-      ValueError: there is no such file, or it defines no EXPERIMENT.
-    """
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; name an experiment, such as experiments/herd.py")
-    found = runpy.run_path(str(path)).get("EXPERIMENT")
-    if not isinstance(found, Experiment):
-        raise ValueError(f"{path} defines no EXPERIMENT, or it is not a distill.Experiment; give it one")
-    return found
 
 
 def main(

@@ -1,6 +1,7 @@
 """From a command line to finished runs: parse, train every stage of every seed, evaluate, report."""
 
 import logging
+import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -42,6 +43,20 @@ class Options:
             )
             for n in range(self.seeds)
         ]
+
+
+def load(path: Path) -> Experiment:
+    """EXPERIMENT of an experiment file; runs the file, as `python file` would, but for its main part.
+
+    Raises:
+      ValueError: there is no such file, or it defines no EXPERIMENT.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; name an experiment, such as experiments/herd.py")
+    found = runpy.run_path(str(path)).get("EXPERIMENT")
+    if not isinstance(found, Experiment):
+        raise ValueError(f"{path} defines no EXPERIMENT, or it is not a distill.Experiment; give it one")
+    return found
 
 
 def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:

@@ -3,7 +3,7 @@
 import enum
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -70,6 +70,22 @@ def _differences(old: Any, new: Any, at: str) -> Iterator[Difference]:
             yield from _differences(was, now, f"{at}.{index}".lstrip("."))
     elif isinstance(old, bool) is not isinstance(new, bool) or old != new:  # 1 and 1.0 are one number
         yield Difference(at, _short(old), _short(new))
+
+
+def grown(old: Any, value: Any) -> Any:
+    """What `to_json` of an earlier version wrote of `value`, with the fields that it did not have at their defaults."""
+    if is_dataclass(value) and isinstance(old, dict) and old.get("class") == type(value).__name__:
+        known = {field.name: field for field in fields(value)}
+        new = {name: _default(field) for name, field in known.items() if name not in old}
+        kept = {name: grown(one, getattr(value, name)) if name in known else one for name, one in old.items()}
+        return kept | {name: to_json(one) for name, one in new.items() if one is not MISSING}
+    if isinstance(value, tuple | list) and isinstance(old, list) and len(old) == len(value):
+        return [grown(one, other) for one, other in zip(old, value, strict=True)]
+    return old
+
+
+def _default(field: Any) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 class _Absent:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from distill.ceiling import Ceiling
 from distill.experiment import Experiment
-from distill.hold import AsItIs, Hold, held
+from distill.hold import Hold, held
 from distill.mesh import Mesh
 from distill.metrics import Metrics
 from distill.run import Run
@@ -26,7 +26,7 @@ class Room:
     stop: threading.Event
     quiet: bool = False
     held: dict[tuple[str, Hold, Mesh], Weights] = field(default_factory=dict)
-    """the given model that stages listen to: one at a time, shared by those that follow each other"""
+    """the given models that a stage listens to, shared with the stages that follow it and listen to the same"""
 
     def weights(self, stage: Stage, name: str, mesh: Mesh | None = None) -> Weights:
         """The learner `name` as `stage` left it, on the learners' mesh or another."""
@@ -37,17 +37,20 @@ class Room:
         self.held.clear()
         return Silent()
 
-    def teacher(self, name: str, hold: Hold = AsItIs(), mesh: Mesh | None = None) -> LiveTeacher:  # noqa: B008 (frozen)
-        """The learner `name` as its stage left it, or the given model, to listen to."""
-        return LiveTeacher(self.teacher_weights(name, hold, mesh), hold.execution(self.experiment.execution))
+    def teachers(self, names: tuple[str, ...], hold: Hold, mesh: Mesh | None = None) -> tuple[LiveTeacher, ...]:
+        """The learners of these names as their stages left them, or the given models, to listen to."""
+        mesh = mesh or self.experiment.mesh
+        for key in self.held.keys() - {(name, hold, mesh) for name in names}:
+            del self.held[key]
+        execution = hold.execution(self.experiment.execution)
+        return tuple(LiveTeacher(self.teacher_weights(name, hold, mesh), execution) for name in names)
 
-    def teacher_weights(self, name: str, hold: Hold = AsItIs(), mesh: Mesh | None = None) -> Weights:  # noqa: B008
+    def teacher_weights(self, name: str, hold: Hold, mesh: Mesh) -> Weights:
         """The weights of the learner `name` as its stage left it, or of the given model, as they are held."""
-        experiment, mesh = self.experiment, mesh or self.experiment.mesh
+        experiment = self.experiment
         given, key = experiment.given_of(name), (name, hold, mesh)
         if key in self.held:
             return self.held[key]
-        self.held.clear()
         found = Weights(*given.teacher(mesh)) if given else self.weights(experiment.stage_of(name), name, mesh)
         found = Weights(held(found.model, hold, mesh.build()), found.bias)
         if given:

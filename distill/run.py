@@ -24,7 +24,7 @@ from typing import Any
 
 from distill.environment import changed, environment
 from distill.metrics import read
-from distill.resolved import differences, to_json
+from distill.resolved import differences, grown, to_json
 from models.bpe import open_tokenizer
 from models.disk import new_folder, sync
 from models.tokenizer import Bytes, Tokenizer
@@ -161,7 +161,7 @@ def open_run(path: str | Path, experiment: Any) -> Iterator[Run]:
     with _alone(run.path):
         now = environment()
         if (run.path / "config.json").exists():
-            _settle(run, config)
+            _settle(run, config, experiment)
             _note_environment(run, now)
         else:  # config.json last: a folder that has it is complete
             write_json(run.path / "environment.json", [now])
@@ -195,9 +195,9 @@ def _check_folder(path: Path) -> None:
         )
 
 
-def _settle(run: Run, config: dict[str, Any]) -> None:
+def _settle(run: Run, config: dict[str, Any], experiment: Any) -> None:
     """The folder's experiment is this one; where nothing was trained yet, it becomes this one."""
-    found = differences(run.config, config)
+    found = differences(grown(run.config, experiment), config)
     if found and not run.begun:
         write_json(run.path / "config.json", config)
     elif found:

@@ -150,10 +150,18 @@ def check_stage(stage: Stage, earlier: dict[str, Learner | Given | Trained], mes
 
 def _check_teacher(stage: Stage, earlier: dict[str, Learner | Given | Trained]) -> None:
     where = f"stage {stage.name!r}"
-    if stage.ensemble and (stage.teacher is None or stage.beside or stage.store or stage.teacher_on or stage.rollout):
+    own = [learner.name for learner in stage.learners]
+    hindrances = {
+        "there is no teacher": stage.teacher is None, f"teacher {stage.teacher!r} learns in this stage": stage.beside,
+        f"{sorted(set(stage.ensemble) & {*own})} learn in this stage": {*own} & {*stage.ensemble},
+        f"store={stage.store!r} is of one teacher": stage.store, "teacher_on is for one teacher": stage.teacher_on,
+        "rollout needs one teacher": stage.rollout,
+    }  # fmt: skip
+    found = [reason for reason, there in hindrances.items() if there]
+    if stage.ensemble and found:
         raise ValueError(
-            f"{where}: ensemble={stage.ensemble} are heard beside a teacher that is frozen and on the learners' mesh, "
-            "on the corpus's own answers; name that teacher, and leave store, teacher_on and rollout out"
+            f"{where}: ensemble={stage.ensemble} are frozen models heard beside a frozen teacher, and "
+            f"{' and '.join(found)}; change that, or leave ensemble out"
         )
     if len(set(stage.teachers)) < len(stage.teachers):
         raise ValueError(f"{where}: it hears {stage.teachers}, one of them twice; name each teacher once")

@@ -9,7 +9,6 @@ The stage then learns from it with `--stages.1.store targets`. A capture that wa
 there is whole. Options of the experiment follow `--`, as in `-- --tiny`.
 """
 
-import runpy
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +23,7 @@ from jaxtyping import Array
 
 from distill.data.batch import Batch
 from distill.experiment import Experiment
+from distill.hold import AsItIs
 from distill.manifest import with_tuples
 from distill.progress import Progress
 from distill.reading import put, stage_loader
@@ -57,6 +57,7 @@ class Capture:
         """What its store says of itself."""
         return About(
             teacher=self.teacher,
+            computed=self.experiment.execution.dtype,
             tokenizer=self.experiment.tokenizer.fingerprint,
             data=self.experiment.corpus.manifest().sha256,
             documents=self.stage.documents,
@@ -79,24 +80,24 @@ class Capture:
             self._go_on(store, process, processes, quiet)
 
     def _go_on(self, store: Store, process: int, processes: int, quiet: bool) -> None:
-        done, share = store.shards(process), self.stage.rows // processes
+        whole, share = {shard.number: shard for shard in store.shards(process)}, self.stage.rows // processes
         batches = stage_loader(self.experiment, self.stage).batches(self.experiment.corpus, process, processes)
-        if done:
-            batches.set_state(with_tuples(done[-1].state))
-        start, ask = sum(shard.batches for shard in done), self.asker()
-        records: list[bytes] = []
-        with Progress(self.stage.steps, "capture", start, quiet=quiet) as bar:
-            for number in range(start, self.stage.steps):
-                batch = next(batches)
-                records += [
-                    self.form.pack(row)
-                    for row in self.form.rows(batch, ask(batch, number * self.stage.rows + process * share))
-                ]
-                bar.update(number + 1, tokens=share * self.stage.length)
-                if (number + 1) % self.shard == 0 or number + 1 == self.stage.steps:
-                    size = number + 1 - number // self.shard * self.shard
-                    store.write(process, number // self.shard, records, size, batches.get_state())
-                    records = []
+        done, ask = sum(shard.batches for shard in whole.values()), self.asker()
+        with Progress(self.stage.steps, "capture", done, quiet=quiet) as bar:
+            for first in range(0, self.stage.steps, self.shard):
+                shard, last = first // self.shard, min(first + self.shard, self.stage.steps)
+                if shard in whole:
+                    continue
+                if shard - 1 in whole:
+                    batches.set_state(with_tuples(whole[shard - 1].state))
+                records: list[bytes] = []
+                for number in range(first, last):
+                    batch = next(batches)
+                    said = ask(batch, number * self.stage.rows + process * share)
+                    records += [self.form.pack(row) for row in self.form.rows(batch, said)]
+                    done += 1
+                    bar.update(done, tokens=share * self.stage.length)
+                store.write(process, shard, records, last - first, batches.get_state())
 
     def asker(self) -> Callable[[Batch, int], TopK | Sampled]:
         """What the teacher says of a host batch: a function of the batch and of the number of its first row."""
@@ -159,17 +160,16 @@ def open_capture(
     """The capture that the command line asks for; `asked` are fields of its `Form`.
 
     Raises:
-        ValueError: there is no such stage, it hears no teacher, or it has images.
+        ValueError: there is no such file or stage, it hears no teacher, or what a store cannot hold or replace.
     """
-    from distill.launch import parse
+    from distill.launch import load, parse
 
-    experiment = parse(runpy.run_path(str(file))["EXPERIMENT"], options).experiment
+    experiment = parse(load(file), options).experiment
     chosen = next((one for one in experiment.stages if one.name == stage), None)
     if chosen is None or chosen.teacher is None:
         heard = [one.name for one in experiment.stages if one.teacher]
         raise ValueError(f"{file} has no stage {stage!r} with a teacher; there are {heard}")
-    if chosen.ensemble:
-        raise ValueError(f"stage {stage!r} hears {chosen.teachers}; a store holds the words of one teacher")
+    _check_one(chosen)
     if experiment.model_of(chosen.teacher).vision is not None:
         raise ValueError(f"stage {stage!r} has images, and a store keeps text alone")
     given = experiment.given_of(chosen.teacher)
@@ -180,6 +180,21 @@ def open_capture(
         teacher, weights = identity(*place), load_weights(*place, experiment.mesh)
     fields: dict[str, Any] = asked | {"vocab": weights.model.config.vocab, "length": chosen.length}
     return Capture(experiment, chosen, teacher, weights, Form(**fields), shard)
+
+
+def _check_one(stage: Stage) -> None:
+    """Refuses words that a store cannot hold, or that would be of other rows when they are read."""
+    if stage.ensemble:
+        raise ValueError(f"stage {stage.name!r} hears {stage.teachers}; a store holds the words of one teacher")
+    if stage.teacher_as != AsItIs():
+        raise ValueError(
+            f"stage {stage.name!r} holds its teacher as {stage.teacher_as}, and a store has the words of the "
+            "teacher as it is; leave teacher_as out"
+        )
+    if stage.beside:
+        raise ValueError(f"{stage.beside!r} teaches stage {stage.name!r} while it learns; that cannot be kept")
+    if stage.rollout is not None:
+        raise ValueError(f"the rows of stage {stage.name!r} are completed anew by {stage.rollout}; they cannot be kept")
 
 
 def capture(

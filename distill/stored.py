@@ -22,7 +22,7 @@ from typing import Any
 from distill.targets import Form
 from models.disk import sync, write_json
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 GROUP = 8
 """rows that are compressed together"""
@@ -30,10 +30,12 @@ GROUP = 8
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """Whose words of which rows a store holds. Two stores of equal `About` hold the same."""
+    """Whose words of which rows a store holds. Stores of equal `About` hold the same, but for a machine's rounding."""
 
     teacher: str
     """fingerprint of its weights and configuration"""
+    computed: str
+    """dtype of the teacher's forward pass"""
     tokenizer: str
     data: str
     """hash of the corpus"""
@@ -138,16 +140,18 @@ class Store:
             yield
 
     def shards(self, process: int) -> list[Shard]:
-        """The whole shards of a process that captured, in order, up to the first that is missing.
+        """The whole shards of a process that captured, in order; some may be missing between them.
 
         Raises:
             ValueError: one is damaged, as far as its size and its json tell.
         """
         found: list[Shard] = []
-        while (note := self._name(process, len(found)).with_suffix(".json")).exists():
-            path = note.with_suffix(".array_record")
+        for number in range(-(-self.about.batches // self.about.shard)):
+            path = self._name(process, number)
+            if not (note := path.with_suffix(".json")).exists():
+                continue
             try:
-                shard = Shard(path, process, len(found), **_read(note))
+                shard = Shard(path, process, number, **_read(note))
                 if path.stat().st_size != shard.size:
                     raise ValueError(f"{path.stat().st_size} bytes, {shard.size} were written")
             except (OSError, TypeError, ValueError) as error:

@@ -190,8 +190,9 @@ class Form:
     def distance(self, signal: Projected | Dense, batch: Batch) -> Float[Array, ""]:
         """Largest difference between what a batch [b, t] has of its teacher and what the teacher says; traceable.
 
-        Of the probability of the label, the sum of squares, the entropy (as a share of the largest there is), and, of
-        the most probable tokens, their probabilities and the mass beside them. Draws are for `Capture.verify`.
+        Of the probabilities of the label and of the first choice, the sum of squares, the entropy (as a share of the
+        largest there is), and, of the most probable tokens, their probabilities and the mass beside them. Draws are for
+        `Capture.verify`.
         """
         said: Any = batch.targets
 
@@ -200,8 +201,11 @@ class Form:
             kept, fresh = said.slice(start, size), part.belief(here)
             pairs = [(jnp.exp(fresh.gold), jnp.exp(kept.judged.gold)), (fresh.square, kept.judged.square)]
             pairs += [(fresh.entropy / np.log(self.vocab), kept.judged.entropy / np.log(self.vocab))]
+            whole = part.log_probs(jnp.float32(1.0))
+            choice = jnp.take_along_axis(whole, kept.judged.top[..., None], axis=-1)[..., 0]
+            pairs += [(jnp.exp(whole.max(-1)), jnp.exp(choice))]
             if self.told:
-                known = jnp.take_along_axis(part.log_probs(jnp.float32(1.0)), kept.ids[..., : self.told], axis=-1)
+                known = jnp.take_along_axis(whole, kept.ids[..., : self.told], axis=-1)
                 rest = jnp.exp(kept.rest) if isinstance(kept, TopK) else kept.weights[..., self.told :].sum(-1)
                 pairs += [(jnp.exp(known), jnp.exp(kept.log_probs[..., : self.told]))]
                 pairs += [(jnp.exp(top_k(part, here, self.told).rest), rest)]

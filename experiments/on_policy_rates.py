@@ -1,6 +1,6 @@
 """Learning rates for `experiments.on_policy`, chosen on questions and a seed that it does not report.
 
-Every method at two peak rates; prints the exact answers of each, the best of which goes into METHODS there.
+Every method at four peak rates; prints the exact answers of each, the best of which goes into METHODS there.
 
     python -m distill.sweep experiments/on_policy_rates.py
     python -m experiments.on_policy_rates runs/on_policy_rates
@@ -18,7 +18,7 @@ from experiments import on_policy
 from experiments.on_policy import METHODS, examine, learn
 
 SEED, QUESTIONS = 100, 1
-RATES = (1e-3, 3e-3)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 
 
 def prepare(folder: Path, tiny: bool) -> Iterator[Experiment]:

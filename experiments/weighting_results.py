@@ -102,11 +102,20 @@ def take_up(run: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def setup(folder: Path) -> str:
-    """A hash of what a run was, but for its seed and where its teachers lie."""
+    """A hash of what a run was, but for its seed, where its teachers lie, and what is off or empty.
+
+    So it stays what it is when a later version can do more, which is off unless asked for.
+    """
     config = json.loads((folder / "config.json").read_text())
     corpus = json.loads((folder / "results.json").read_text())["corpus"]
-    known = [{key: value for key, value in config.items() if key not in ("seed", "given")}, corpus]
+    known = [_said({key: value for key, value in config.items() if key not in ("seed", "given")}), corpus]
     return sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _said(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _said(one) for key, one in value.items() if one not in (None, [], {})}
+    return [_said(one) for one in value] if isinstance(value, list) else value
 
 
 def verdicts(results: Results) -> str:

@@ -24,7 +24,7 @@ class Objective(Protocol):
 
     @property
     def reach(self) -> int | None:
-        """How many positions ahead must have been looked at before a position can be weighed; None for all."""
+        """Within how many positions, on either side, lies what the weights of a position depend on; None for all."""
         ...
 
     def look(self, logits: Float[Array, "b t v"], rows: Any) -> PyTree:
@@ -108,8 +108,12 @@ def _sweep(objective: Objective, size: int, hidden, head, rows, learn: Callable,
     if objective.reach is None:
         return _after_all(objective, size, rows, read, count, length, learn, carry)
 
+    near = min(length, size + 2 * objective.reach)
+
     def weigh(book, piece):
-        return _cut(objective.weigh(book, rows), piece.start, size)
+        # what lies within reach of the piece, on either side: the work is linear in the length of a row
+        start = jnp.clip(piece.start - objective.reach, 0, length - near)
+        return _cut(objective.weigh(_cut(book, start, near), rows.slice(start, near)), piece.start - start, size)
 
     def one_behind(state, index):
         carry, book, last = state

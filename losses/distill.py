@@ -110,7 +110,7 @@ class Distill:
           a signal. The tallies are loss, hard (cross-entropy; of every named domain too), accuracy, and with a signal
           soft (the divergence), alpha (of every named domain too), teacher_hard, ahead (hard minus teacher_hard),
           agreement (of the most probable tokens), evidence (the teacher's advantage in Brier score) and its quantiles
-          in the batch.
+          in the batch (of micro-batches, the mean of theirs).
         """
         if signal is not None:
             check_vocab(signal, head)

@@ -1,7 +1,8 @@
 """How far a student's distribution is from what the teacher says.
 
 Letters of the formulas: p the teacher, q the student, both at the temperature, sums over the outcomes that a signal
-knows (the vocabulary, or its top-k and the rest). All is in nats, times temperature squared but for TotalVariation.
+knows (the vocabulary, or its top-k and the rest). All is in nats, times temperature squared, but for AlphaBeta,
+which has no unit, and TotalVariation, which is a probability and is not multiplied.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from losses.signal import Signal, contract
 
 @runtime_checkable
 class Divergence(Protocol):
-    """A divergence of a student from a teacher at every position, in nats, already times temperature squared.
+    """A divergence of a student from a teacher at every position, already times temperature squared if it falls so.
 
     One that holds a part of itself fixed, so that its gradient is not its slope, has a class attribute `detached`. The
     factor keeps the gradient's size about constant in the temperature, so that changing it does not change the

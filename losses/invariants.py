@@ -133,7 +133,7 @@ def finite_differences(loss: Loss) -> float:
 
 
 def balanced(loss: Loss) -> float:
-    """At a student that has become its teacher the gradient is no larger than the count of labels allows."""
+    """At a student that has become its teacher no slope in a logit exceeds 4: a label's own, and room to spare."""
     close = replace(ROWS, student=TEACHER + np.float32(1e-4) * STUDENT)
     size = np.abs(slope(loss, close)).max()
     return 0.0 if np.isfinite(size) and size < 4.0 else float(size)

@@ -28,8 +28,8 @@ from distill.targets import Form
 
 FORM = Form(count=12, vocab=272, length=128)
 ABOUT = About(
-    teacher="teacher", tokenizer="tokenizer", data="data", documents=None, order="as they come", change="None",
-    form=FORM, rows=8, batches=40, processes=2, shard=5,
+    teacher="teacher", computed="float32", tokenizer="tokenizer", data="data", documents=None,
+    order="as they come", change="None", form=FORM, rows=8, batches=40, processes=2, shard=5,
 )  # fmt: skip
 
 
@@ -46,8 +46,8 @@ def write(store: Store, process: int) -> None:
     """Writes what is missing of a process's part, as `distill.store.Capture` does."""
     share = ABOUT.rows // ABOUT.processes
     with store.writing(ABOUT, process):
-        done = store.shards(process)
-        for shard in range(len(done), ABOUT.batches // ABOUT.shard):
+        done = {one.number for one in store.shards(process)}
+        for shard in sorted({*range(ABOUT.batches // ABOUT.shard)} - done):
             numbers = range(shard * ABOUT.shard, (shard + 1) * ABOUT.shard)
             assert shard == 0 or store.shards(process)[-1].state == {"next": numbers[0]}
             records = [record(number, process * share + row) for number in numbers for row in range(share)]

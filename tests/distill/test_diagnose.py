@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import optax
 import pytest
 
-from distill.diagnose import Rising, best_rate, by_itself, load, rates
+from distill.diagnose import Rising, best_rate, by_itself, rates
+from distill.launch import load
 from losses import Constant, Distill, NoGate, SampledReverseKL
 from tests.distill.small import experiment, learner, stage
 

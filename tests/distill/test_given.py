@@ -17,6 +17,7 @@ from distill import Given, Mesh, load_weights
 from distill.ceiling import Ceiling
 from distill.data.source import Folder
 from distill.export import export
+from distill.hold import AsItIs
 from distill.launch import parse, run_experiment
 from distill.metrics import Metrics
 from distill.room import Room
@@ -222,14 +223,17 @@ def test_a_given_model_of_another_tokenizer_is_refused(folder, text, tmp_path):
         run_experiment(given(kept, text), tmp_path / "run", quiet=True)
 
 
-def test_one_given_model_is_held_at_a_time(folder, text, tmp_path):
+def test_given_models_are_held_while_stages_listen_to_the_same(folder, text, tmp_path):
     base = given(folder, text)
     other = replace(base.given[0], name="other")
     run = Run(tmp_path)
     room = Room(replace(base, given=(*base.given, other)), run, Metrics(tmp_path), Ceiling(1.0), threading.Event())
-    first = room.teacher("old")
-    assert room.teacher("old").weights.model is first.weights.model
-    room.teacher("other")
+    first = room.teachers(("old",), AsItIs())[0]
+    assert room.teachers(("old",), AsItIs())[0].weights.model is first.weights.model
+    room.teachers(("other",), AsItIs())
     assert [name for name, _, _ in room.held] == ["other"]
+    both = room.teachers(("old", "other"), AsItIs())
+    again = room.teachers(("old", "other"), AsItIs())
+    assert [one.weights.model for one in both] == [one.weights.model for one in again]
     room.silence()
     assert not room.held

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.resolved import differences, to_json
+from distill.resolved import differences, grown, to_json
 
 
 class Kind(enum.Enum):
@@ -91,3 +91,24 @@ def test_a_missing_element_says_so():
 
 def test_true_is_not_one():
     assert [str(one) for one in differences({"a": True}, {"a": 1})] == ["a: True -> 1"]
+
+
+def test_a_field_that_is_new_stands_at_its_default_in_what_an_earlier_version_wrote():
+    now = Experiment((Stage("a"), Stage("b", Linear())))
+    old = to_json(now)
+    del old["stages"][0]["sizes"], old["stages"][1]["alpha"]["end"]
+    assert len(differences(old, to_json(now))) == 2
+    assert differences(grown(old, now), to_json(now)) == []
+
+
+def test_a_new_field_that_is_used_is_a_difference():
+    now = Experiment((Stage("a", sizes=(3,)),))
+    old = to_json(now)
+    del old["stages"][0]["sizes"]
+    assert [str(one) for one in differences(grown(old, now), to_json(now))] == [
+        "stages.0.sizes.0: 1 -> 3",
+        "stages.0.sizes.1: 2 -> '(not there)'".replace("'", ""),
+    ]
+    old = to_json(now)
+    old["stages"][0]["alpha"] = to_json(Linear())
+    assert "alpha" in str(differences(grown(old, now), to_json(now))[0])

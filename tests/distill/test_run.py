@@ -45,6 +45,16 @@ def test_another_experiment_is_refused_with_every_field_that_differs(tmp_path):
         pass
 
 
+def test_a_run_of_an_earlier_version_goes_on_where_what_is_new_is_off(tmp_path):
+    with open_run(tmp_path, Experiment()) as run, Metrics(run.path) as metrics:
+        metrics.write("teach", 1, loss=2.0)
+    write_json(tmp_path / "config.json", {"schema": 1, "class": "Experiment", "steps": 10})
+    with open_run(tmp_path, Experiment()):
+        pass
+    with pytest.raises(ValueError, match=r"rate: 0.1 -> 0.2"), open_run(tmp_path, Experiment(rate=0.2)):
+        pass
+
+
 def test_a_folder_in_which_nothing_was_trained_takes_a_corrected_experiment(tmp_path):
     for experiment in (Experiment(), Experiment(20, 0.2)):
         with open_run(tmp_path, experiment) as run:

@@ -14,8 +14,10 @@ from distill import Mesh, load_weights, rows, store, stored, targets
 from distill.checkpoint import Checkpoints
 from distill.data.source import Folder
 from distill.fingerprint import fingerprint, identify
+from distill.hold import Rounded
 from distill.items import named_leaves
 from distill.launch import run_experiment
+from distill.rollout import OnPolicy
 from distill.room import Room
 from distill.rows import Rows, stored_batches
 from distill.state import create
@@ -203,7 +205,7 @@ def test_a_capture_that_is_killed_goes_on_to_the_same_rows(text, whole, tmp_path
 def test_an_unfinished_store_says_what_it_lacks(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "cut")
     (tmp_path / "cut" / "p000-00001.json").unlink()
-    with pytest.raises(ValueError, match="lacks 4 of its 6 batches; the same `capture` command goes on"):
+    with pytest.raises(ValueError, match="lacks 2 of its 6 batches; the same `capture` command goes on"):
         Rows(Store(tmp_path / "cut"))
 
 
@@ -370,6 +372,34 @@ def test_a_store_of_another_tokenizer_or_of_other_text_is_refused_by_name(text, 
             use(Store(tmp_path / "other"))
 
 
+@pytest.mark.parametrize("name", ["tokenizer", "data"])
+def test_a_run_refuses_a_store_of_another_tokenizer_or_text_by_name(text, trained, tmp_path, name):
+    shutil.copytree(trained / "store", tmp_path / "other")
+    relabel(tmp_path / "other", **{name: "another"})
+    with pytest.raises(ValueError, match=f"the store is another's: {name} is 'another', wanted '"):
+        run_experiment(two_stages(text, str(tmp_path / "other")), tmp_path / "run", quiet=True)
+
+
+def test_a_capture_does_not_go_on_in_another_dtype(text, whole):
+    other = asked(text, execution=Execution(dtype="bfloat16"))
+    with pytest.raises(ValueError, match="computed is 'float32', wanted 'bfloat16'"):
+        other.run(Store(whole), quiet=True)
+
+
+@pytest.mark.parametrize("gone", [(0,), (1,), (0, 1)])
+def test_a_shard_that_is_gone_is_captured_again_and_no_other(text, whole, tmp_path, gone):
+    shutil.copytree(whole, tmp_path / "store")
+    for number in gone:
+        for path in (tmp_path / "store").glob(f"p000-{number:05d}.*"):
+            path.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("p000*")}
+    with pytest.raises(ValueError, match=f"lacks {2 * len(gone)} of its 6 batches"):
+        Rows(Store(tmp_path / "store"))
+    asked(text).run(Store(tmp_path / "store"), quiet=True)
+    assert_same(read(tmp_path / "store"), read(whole))
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+
+
 def test_a_folder_that_is_no_store_is_not_written_into(text, tmp_path):
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(ValueError, match="is not empty, and no store"):
@@ -379,7 +409,7 @@ def test_a_folder_that_is_no_store_is_not_written_into(text, tmp_path):
 def test_a_store_of_another_schema_is_refused(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "old")
     relabel(tmp_path / "old", schema=1)
-    with pytest.raises(ValueError, match="schema 1, this version reads 2"):
+    with pytest.raises(ValueError, match="schema 1, this version reads 3"):
         _ = Store(tmp_path / "old").about
 
 
@@ -398,16 +428,17 @@ def test_verify_finds_a_store_of_other_words(text, whole, tmp_path):
     assert asked(text).verify(Store(whole)) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["ids", "log_probs", "rest", "gold", "square", "entropy"])
+@pytest.mark.parametrize("name", ["ids", "log_probs", "rest", "gold", "square", "entropy", "top"])
 def test_verify_looks_at_all_that_is_kept(text, whole, name):
     capture = asked(text)
     batch = on_device(next(stored_batches(Rows(Store(whole)), 4)))
     live = LiveTeacher(capture.weights).signal(batch)
     assert FORM.distance(live, batch) < 1e-5
-    notes = name in targets.NOTES
+    notes = name in (*targets.NOTES, "top")
     holder = batch.targets.judged if notes else batch.targets
     # Ids of the least probable of the top go to one that is hardly ever so: by itself that is a fine log-probability.
-    off = vars(holder)[name].at[..., -1].set(200) if name == "ids" else vars(holder)[name] - 0.3
+    # Another first choice than the teacher's is no probability at all.
+    off = vars(holder)[name].at[..., -1].set(200) if name in ("ids", "top") else vars(holder)[name] - 0.3
     wrong = replace(holder, **{name: off})
     wrong = replace(batch.targets, judged=wrong) if notes else wrong
     assert FORM.distance(live, replace(batch, targets=wrong)) > 1e-3
@@ -568,6 +599,25 @@ def test_a_store_holds_the_words_of_one_teacher(text, tmp_path):
     )
     with pytest.raises(ValueError, match="'other'\\); a store holds the words of one teacher"):
         store.capture(file, tmp_path / "run", tmp_path / "none", stage="distil")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher_as": Rounded()}, "leave teacher_as out"),
+        ({"rollout": OnPolicy()}, "are completed anew by OnPolicy"),
+        ({"teacher": "student", "learners": (learner(model=BYTES), learner("two", model=BYTES))}, "while it learns"),
+    ],
+)
+def test_words_that_no_stage_could_read_are_not_captured(changes, message):
+    with pytest.raises(ValueError, match=message):
+        store._check_one(stage(*changes.pop("learners", ()), **({"name": "distil", "teacher": "teacher"} | changes)))
+
+
+def test_a_file_without_an_experiment_is_refused(tmp_path):
+    (tmp_path / "mine.py").write_text("")
+    with pytest.raises(ValueError, match="defines no EXPERIMENT"):
+        store.capture(tmp_path / "mine.py", tmp_path, tmp_path / "none")
 
 
 def test_the_commands_inspect_and_refuse(whole, text, capsys):

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from losses import Constant, CrossEntropy, Dense, Distill, Evidence, Gate, Linear, NoGate, Window
+from losses import Constant, CrossEntropy, Dense, Distill, Evidence, Gate, Linear, NoGate, TeacherGold, Window
+from losses.gate import Place
 from tests.losses.worked import as_dense, assert_close, brier, call, case, kl, softmax, value_and_gradients
 
 PLAIN = Distill(gate=NoGate())
@@ -247,3 +248,19 @@ def test_what_is_logged_of_a_teacher_is_how_far_it_is_ahead_and_how_its_evidence
     np.testing.assert_allclose(mean["evidence"], evidence.mean(), rtol=1e-4)
     for percent in (10, 50, 90):
         np.testing.assert_allclose(mean[f"evidence_p{percent}"], np.quantile(evidence, percent / 100), rtol=1e-4)
+
+
+def test_the_weight_of_a_domain_is_the_mean_over_its_labels_that_count(key):
+    arguments = case(key)
+    mask, segments = arguments["mask"], arguments["segments"]
+    domains = jnp.arange(mask.size).reshape(mask.shape) % 3  # of which the third has no name
+    asked = Distill(alpha=Constant(0.7), gate=TeacherGold())
+    place = Place(mask, segments, domains, (), ("even", "odd"))
+    signal = arguments["signal"]
+    _, found, _ = asked(arguments["hidden"], arguments["head"], signal, arguments["labels"], place, 0.0)
+    weights = 0.7 * np.exp(np.asarray(as_dense(signal).belief(jnp.where(mask, arguments["labels"], 0)).gold))
+    for number, name in enumerate(place.names):
+        counted = np.asarray(mask & (domains == number))
+        assert 0 < counted.sum() < np.asarray(mask).sum()
+        np.testing.assert_allclose(found[f"alpha_{name}"].mean(), weights[counted].mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["alpha"].mean(), weights[np.asarray(mask)].mean(), rtol=1e-5)

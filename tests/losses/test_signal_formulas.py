@@ -168,6 +168,22 @@ def test_value_and_gradient_are_the_statements_whatever_the_logits(divergence, f
         )
 
 
+def half(signal):
+    """A signal whose floats are bfloat16, and the same numbers in float32."""
+    floats = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, signal)
+    return floats, jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, floats)
+
+
+@pytest.mark.parametrize("make", [lambda x: x, lambda x: top_k(x, LABELS, K)], ids=["whole", "top-k"])
+@pytest.mark.parametrize("signal", ["dense", "ensemble", "corrected"])
+@pytest.mark.parametrize("divergence", [one for one, _ in DIVERGENCES], ids=str)
+def test_a_teacher_in_bfloat16_is_computed_with_in_float32(divergence, signal, make):
+    low, wide = (make(one) for one in half(SIGNALS[signal][0]))
+    for got, want in zip(ours(divergence, low, rows(1)), ours(divergence, wide, rows(1)), strict=True):
+        assert np.isfinite(got).all()
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("divergence", [ForwardKL(), SkewReverseKL()], ids=str)
 def test_hidden_states_and_a_head_are_the_logits_they_make(divergence):
     hidden, head, student = (jnp.asarray(x, jnp.float32) for x in (HIDDEN, HEAD, RNG.normal(size=(D, 2, V))))
