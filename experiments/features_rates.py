@@ -4,7 +4,7 @@ Every term at three weights, and none, each at three learning rates, with the st
 
     python -m distill.sweep experiments/features_rates.py
 
-Not run to its end: ARMS there holds what was best of each kind at the higher rate.
+The best of each kind went into ARMS there. Cost and result: experiments/README.md.
 """
 
 from collections.abc import Iterator

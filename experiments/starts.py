@@ -2,8 +2,8 @@
 
 Students of three shapes (half the layers; half the experts; twice the experts), each from random weights and from the
 teacher's: every second layer dropped, experts merged in pairs, experts copied (models/inherit.py). All take as many
-steps on the same batches, taught by the teacher, and again without it. Rates are for experiments/start_rates.py to
-choose, on another seed and other held-out text; it was not run to its end, so all have RATE.
+steps on the same batches, taught by the teacher, and again without it. Rates were chosen by experiments/start_rates.py,
+on another seed and other held-out text, for every student apart.
 
     python -m distill.sweep experiments/starts.py --seeds 3     # trains
     python -m experiments.starts runs/starts 3                  # then: the table in experiments/README.md
@@ -36,8 +36,21 @@ TEACHER = Learner(name="teacher", model=MODEL, optimizer=AdamW(rate=WarmupCosine
 TEACH = Stage(name="teach", learners=(TEACHER,), steps=500, rows=16, length=64, save_every=500)
 SHAPES = {"dropped": {"layers": 2}, "merged": {"experts": 4}, "copied": {"experts": 16}}
 RATE = 6e-3
-RATES: dict[str, float] = {}
-"""peak learning rates of students that do better with another: for experiments/start_rates.py to choose"""
+RATES: dict[str, float] = {
+    "taught-dropped": 0.024,
+    "taught-dropped-random": 0.024,
+    "taught-merged": 0.003,
+    "taught-merged-random": 0.024,
+    "taught-copied": 0.00075,
+    "taught-copied-random": 0.012,
+    "alone-dropped": 0.006,
+    "alone-dropped-random": 0.012,
+    "alone-merged": 0.003,
+    "alone-merged-random": 0.012,
+    "alone-copied": 0.00075,
+    "alone-copied-random": 0.012,
+}
+"""peak learning rate of every student, by stage (experiments/start_rates.py); RATE of one that is not named"""
 
 
 def students(rates: Mapping[str, float]) -> tuple[Stage, ...]:
