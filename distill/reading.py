@@ -25,6 +25,12 @@ def stage_loader(experiment: Experiment, stage: Stage) -> Loader:
     )  # fmt: skip
 
 
+def describe_order(experiment: Experiment, stage: Stage) -> str:
+    """Which rows of its corpus a stage reads, in which order."""
+    loader = stage_loader(experiment, stage)
+    return f"{loader.documents or 'all'} documents, seed {loader.seed}, shuffled in windows of {loader.window}"
+
+
 def stage_batches(room: Room, stage: Stage) -> Batches:
     """What a stage learns from: rows of the corpus, or of a store, with what the teacher said of them.
 

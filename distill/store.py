@@ -26,7 +26,7 @@ from distill.experiment import Experiment
 from distill.hold import AsItIs
 from distill.manifest import with_tuples
 from distill.progress import Progress
-from distill.reading import put, stage_loader
+from distill.reading import describe_order, put, stage_loader
 from distill.rows import Rows
 from distill.stage import Stage
 from distill.state import Weights
@@ -36,8 +36,7 @@ from distill.teacher import LiveTeacher
 from distill.trained import identity, load_weights
 from losses import Sampled, TopK
 
-ALIKE = 0.01
-"""share of draws that another machine's rounding may move to a neighbouring token"""
+ALIKE = 0.01  # of the draws another machine's rounding may move to a neighbouring token
 
 
 @dataclass(frozen=True)
@@ -148,12 +147,6 @@ def _compare(teacher: LiveTeacher, batch: Batch, form: Form) -> Array:
     return form.distance(teacher.signal(whole), whole)
 
 
-def describe_order(experiment: Experiment, stage: Stage) -> str:
-    """Which rows of its corpus a stage reads, in which order."""
-    loader = stage_loader(experiment, stage)
-    return f"{loader.documents or 'all'} documents, seed {loader.seed}, shuffled in windows of {loader.window}"
-
-
 def open_capture(
     file: Path, run: Path, options: tuple[str, ...], stage: str, asked: dict[str, Any], shard: int
 ) -> Capture:
@@ -184,17 +177,14 @@ def open_capture(
 
 def _check_one(stage: Stage) -> None:
     """Refuses words that a store cannot hold, or that would be of other rows when they are read."""
-    if stage.ensemble:
-        raise ValueError(f"stage {stage.name!r} hears {stage.teachers}; a store holds the words of one teacher")
-    if stage.teacher_as != AsItIs():
-        raise ValueError(
-            f"stage {stage.name!r} holds its teacher as {stage.teacher_as}, and a store has the words of the "
-            "teacher as it is; leave teacher_as out"
-        )
-    if stage.beside:
-        raise ValueError(f"{stage.beside!r} teaches stage {stage.name!r} while it learns; that cannot be kept")
-    if stage.rollout is not None:
-        raise ValueError(f"the rows of stage {stage.name!r} are completed anew by {stage.rollout}; they cannot be kept")
+    reasons = {
+        f"it hears {stage.teachers}, and a store holds the words of one teacher": stage.ensemble,
+        "a store has the words of the teacher as it is; leave teacher_as out": stage.teacher_as != AsItIs(),
+        f"{stage.beside!r} teaches it while it learns": stage.beside,
+        f"its rows are completed anew by {stage.rollout}": stage.rollout,
+    }
+    if found := [reason for reason, there in reasons.items() if there]:
+        raise ValueError(f"the teacher of stage {stage.name!r} cannot be captured: {' and '.join(found)}")
 
 
 def capture(
@@ -241,10 +231,9 @@ def inspect(store: Path) -> None:
     for name, value in vars(about).items():
         print(f"{name:12} {value}")
     print(f"{'missing':12} {found.missing()} of {about.batches} batches")
-    print(
-        f"{'bytes':12} {found.size}, {found.size / max(tokens, 1):.1f} a token with the rows themselves; "
-        f"targets {about.form.target_bytes:.1f} a token before compression"
-    )
+    raw = about.form.target_bytes
+    each = f"{found.size / max(tokens, 1):.1f} a token with the rows themselves"
+    print(f"{'bytes':12} {found.size}, {each}; targets {raw:.1f} a token before compression")
 
 
 def verify(

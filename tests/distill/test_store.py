@@ -597,7 +597,7 @@ def test_a_store_holds_the_words_of_one_teacher(text, tmp_path):
         "teach = replace(one.stages[0], learners=(*one.stages[0].learners, other))\n"
         "EXPERIMENT = replace(one, stages=(teach, replace(one.stages[1], ensemble=('other',))))\n"
     )
-    with pytest.raises(ValueError, match="'other'\\); a store holds the words of one teacher"):
+    with pytest.raises(ValueError, match="'other'\\), and a store holds the words of one teacher"):
         store.capture(file, tmp_path / "run", tmp_path / "none", stage="distil")
 
 
