@@ -1,8 +1,8 @@
 """Should a student learn from its teacher's word on the data, on the teacher's own answers, or on the student's?
 
 Words to reverse, digits to sort, numbers to add (experiments/reasoning.py): a teacher has learned it, and a smaller
-student has begun to. From there every method takes as many steps. Rates are for experiments/on_policy_rates.py to
-choose, on questions and a seed that are not reported here; it was not run to its end, so all METHODS have one rate.
+student has begun to. From there every method takes as many steps. Rates were chosen
+by experiments/on_policy_rates.py, for every method apart, on questions and a seed that are not reported here.
 
     python -m distill.sweep experiments/on_policy.py --seeds 3      # trains; held-out cross-entropy of right answers
     python -m experiments.on_policy runs/on_policy 3                # then: exact answers, tokens, seconds, differences
@@ -46,13 +46,13 @@ FORWARD, REVERSE = Distill(soft=ForwardKL(), gate=NoGate()), Distill(soft=Revers
 JSD = Distill(soft=JensenShannon(normalise=True), gate=NoGate())
 METHODS = {
     "labels": Method(LABELS, None),
-    "data-forward": Method(FORWARD, None),
+    "data-forward": Method(FORWARD, None, 1e-3),
     "sequence": Method(LABELS, FromTeacher()),
     "half-forward": Method(FORWARD, OnPolicy(fraction=0.5)),
-    "own-forward": Method(FORWARD, OnPolicy()),
-    "own-reverse": Method(REVERSE, OnPolicy()),
-    "own-jsd": Method(JSD, OnPolicy()),
-    "own-sampled": Method(SampledReverseKL(), OnPolicy()),
+    "own-forward": Method(FORWARD, OnPolicy(), 1e-2),
+    "own-reverse": Method(REVERSE, OnPolicy(), 1e-3),
+    "own-jsd": Method(JSD, OnPolicy(), 1e-3),
+    "own-sampled": Method(SampledReverseKL(), OnPolicy(), 3e-4),
 }
 BASE = "data-forward"
 """whom the others are held against"""
