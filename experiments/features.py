@@ -50,10 +50,10 @@ class Arm:
 
 
 ARMS = (
-    Arm(kind="off", weight=0.0, rate=0.024),
-    Arm(kind="squared", weight=10.0, rate=0.024),
-    Arm(kind="angle", weight=10.0, rate=0.012),
-    Arm(kind="routers", weight=10.0, rate=0.024),
+    Arm(kind="off", rate=2.4e-2),
+    Arm(kind="squared", weight=10.0, rate=2.4e-2),
+    Arm(kind="angle", weight=10.0, rate=1.2e-2),
+    Arm(kind="routers", weight=10.0, rate=2.4e-2),
 )
 
 

@@ -1,8 +1,8 @@
 """Should a student learn from its teacher's word on the data, on the teacher's own answers, or on the student's?
 
 Words to reverse, digits to sort, numbers to add (experiments/reasoning.py): a teacher has learned it, and a smaller
-student has begun to. From there every method takes as many steps. Rates were chosen
-by experiments/on_policy_rates.py, for every method apart, on questions and a seed that are not reported here.
+student has begun to. From there every method takes as many steps. Rates were chosen by experiments/on_policy_rates.py,
+for every method apart, on questions and a seed that are not reported here.
 
     python -m distill.sweep experiments/on_policy.py --seeds 3      # trains; held-out cross-entropy of right answers
     python -m experiments.on_policy runs/on_policy 3                # then: exact answers, tokens, seconds, differences

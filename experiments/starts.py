@@ -35,22 +35,21 @@ MODEL = replace(SCOUT_PICO, experts=8, pattern=(Layer(rope=True, moe=True), Laye
 TEACHER = Learner(name="teacher", model=MODEL, optimizer=AdamW(rate=WarmupCosine(peak=3e-3, warmup=0.05)))
 TEACH = Stage(name="teach", learners=(TEACHER,), steps=500, rows=16, length=64, save_every=500)
 SHAPES = {"dropped": {"layers": 2}, "merged": {"experts": 4}, "copied": {"experts": 16}}
-RATE = 6e-3
-RATES: dict[str, float] = {
-    "taught-dropped": 0.024,
-    "taught-dropped-random": 0.024,
-    "taught-merged": 0.003,
-    "taught-merged-random": 0.024,
-    "taught-copied": 0.00075,
-    "taught-copied-random": 0.012,
-    "alone-dropped": 0.006,
-    "alone-dropped-random": 0.012,
-    "alone-merged": 0.003,
-    "alone-merged-random": 0.012,
-    "alone-copied": 0.00075,
-    "alone-copied-random": 0.012,
+RATES = {
+    "taught-dropped": 2.4e-2,
+    "taught-dropped-random": 2.4e-2,
+    "taught-merged": 3e-3,
+    "taught-merged-random": 2.4e-2,
+    "taught-copied": 7.5e-4,
+    "taught-copied-random": 1.2e-2,
+    "alone-dropped": 6e-3,
+    "alone-dropped-random": 1.2e-2,
+    "alone-merged": 3e-3,
+    "alone-merged-random": 1.2e-2,
+    "alone-copied": 7.5e-4,
+    "alone-copied-random": 1.2e-2,
 }
-"""peak learning rate of every student, by stage (experiments/start_rates.py); RATE of one that is not named"""
+"""peak learning rate of every student, by stage"""
 
 
 def students(rates: Mapping[str, float]) -> tuple[Stage, ...]:
@@ -62,7 +61,7 @@ def students(rates: Mapping[str, float]) -> tuple[Stage, ...]:
     for side, teacher in (("taught", "teacher"), ("alone", None)):
         for shape, sizes in SHAPES.items():
             for name, start in ((shape, "teacher"), (f"{shape}-random", None)):
-                rate = AdamW(rate=WarmupCosine(peak=rates.get(f"{side}-{name}", RATE)))
+                rate = AdamW(rate=WarmupCosine(peak=rates[f"{side}-{name}"]))
                 one = Learner(name=name, model=replace(MODEL, **sizes), start=start, optimizer=rate)
                 made.append(
                     Stage(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from losses import Constant, Distill, Evidence, NoGate, Segment, Window
+from losses import Constant, Distill, Evidence, Gate, NoGate, Segment, Window
 from tests.losses.worked import as_dense, assert_close, call, case, value_and_gradients
 
 GATES = [NoGate(), Evidence(scope=Window(size=2)), Evidence(scope=Segment())]
@@ -43,6 +43,22 @@ def test_nor_do_they_for_another_signal(signal):
 def test_a_window_longer_than_the_chunk_is_still_exact():
     arguments, want = whole(Evidence(scope=Window(size=5)))
     assert_close(value_and_gradients(mixed(Evidence(scope=Window(size=5)), 1), **arguments), want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("length", [40, 80])
+def test_a_gate_that_pools_nearby_is_shown_a_piece_and_its_reach_however_long_the_row(length):
+    seen = set()
+
+    class Near(Gate):
+        reach = 3
+
+        def __call__(self, look, place):
+            seen.add((look.teacher.gold.shape[1], place.mask.shape[1]))
+            return jnp.full(place.mask.shape, 0.5)
+
+    arguments = case(jax.random.key(0), t=length)
+    jax.eval_shape(run(Distill(gate=Near(), chunk=4)), arguments)
+    assert seen == {(4, 4), (4 + 2 * 3, 4 + 2 * 3)}
 
 
 @pytest.mark.parametrize("gate", GATES)
