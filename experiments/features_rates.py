@@ -1,6 +1,6 @@
 """Weights and learning rates for `experiments.features`, of a seed and on text that it does not report.
 
-Every term at five weights, and none, each at three learning rates, with the student that has all of them.
+Every term at five weights, and none, each at four learning rates, with the student that has all of them.
 
     python -m distill.sweep experiments/features_rates.py
 
@@ -18,7 +18,7 @@ from experiments.features import KINDS, Arm, experiment, student
 from models.config import tiny as shrink
 
 SEED = 100
-RATES = (6e-3, 1.2e-2, 2.4e-2)
+RATES = (6e-3, 1.2e-2, 2.4e-2, 4.8e-2)
 TRIED = (0.1, 1.0, 10.0, 30.0, 100.0)
 WEIGHTS = {"off": (0.0,), "squared": TRIED, "angle": TRIED, "routers": TRIED}
 
