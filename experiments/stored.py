@@ -4,7 +4,7 @@ One teacher; what it says of the students' batches goes to stores of several for
 weights, on the same batches, without labels: from the teacher itself (live), from each store, and, beside two of
 them, from the stored tokens renormalised to 1, as if there were no others. Seeds are those of students and batches.
 
-    python -m experiments.stored --seeds 3     # the table in experiments/README.md
+    python -m experiments.stored --seeds 5     # the table in experiments/README.md
     python -m experiments.stored --tiny
 
 A run that was stopped goes on where it was. Cost and result: experiments/README.md.
