@@ -10,17 +10,22 @@ import pytest
 from distill.ceiling import Ceiling
 from distill.data.source import Folder
 from distill.evaluate import evaluate
+from distill.given import Trained
+from distill.hold import AsItIs, Bfloat16, Rounded, held
 from distill.launch import run_experiment
 from distill.mesh import Mesh
 from distill.reading import stage_loader
 from distill.rollout import OnPolicy
+from distill.state import Weights
 from distill.teacher import Council, LiveTeacher
 from distill.trained import load_weights
 from losses import Dense, Distill, Hidden, NoGate
 from models.cost import forward_flops
+from models.llama4 import Execution
 from tests.distill.small import MOE, WIDE, assert_close, batch, experiment, learner, stage, states, take, teacher
 
-WHERE = {"first": "one", "second": "two", "learn": "student"}
+WHERE_OF = {"one": "first", "two": "second"}
+"""the stage in which each teacher learned"""
 STUDENT = learner(loss=Distill(gate=NoGate(), chunk=5))
 
 
@@ -76,27 +81,60 @@ def test_a_stage_hears_them_and_counts_what_they_cost():
     assert Ceiling.flops(one, last) == alone + forward_flops(MOE, last.length)
 
 
-def test_a_run_with_two_teachers_is_scored_against_their_mean(tmp_path):
-    folder = tmp_path / "text"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of two teachers and a student that hears both: the experiment, its folder, and what it says."""
+    folder = tmp_path_factory.mktemp("council")
+    (folder / "text").mkdir()
     for number in range(20):
-        (folder / f"{number}.txt").write_text(f"{number} " + "one two three four " * 15)
+        (folder / "text" / f"{number}.txt").write_text(f"{number} " + "one two three four " * 15)
     sizes = {"one": replace(WIDE, vocab=272), "two": replace(MOE, vocab=272), "student": replace(MOE, vocab=272)}
     one = hears()
     stages = tuple(
         replace(each, learners=tuple(replace(who, model=sizes[who.name]) for who in each.learners))
         for each in one.stages
     )
-    made = replace(one, stages=stages, corpus=Folder(str(folder)))
-    found = run_experiment(made, tmp_path / "run", quiet=True)["models"]
-    row = next(row for row in found if row["name"] == "student")
-    weights = {name: load_weights(tmp_path / "run", where, name) for where, name in WHERE.items()}
-    council = Council((LiveTeacher(weights["one"]), LiveTeacher(weights["two"])))
-    loader, student = stage_loader(made, made.stages[2]), {"student": weights["student"]}
+    made = replace(one, stages=stages, corpus=Folder(str(folder / "text")))
+    return made, folder / "run", run_experiment(made, folder / "run", quiet=True)["models"]
+
+
+def scores(made, run, where, voices):
+    """KL of the run's student from each voice, on the run's own held-out text."""
+    weights = {"student": load_weights(run, where, "student")}
+    loader = stage_loader(made, made.stages[-1])
     batches = [jax.tree.map(jnp.asarray, rows) for rows in loader.held_out_batches(made.corpus, made.held_out)]
-    for voice, same in ((council, True), (council.members[0], False), (council.members[1], False)):
-        kl = evaluate(student, voice, batches, made.execution)["student"].kl
-        assert (abs(kl - row["kl"]) < 1e-5) is same
+    return [evaluate(weights, voice, batches, made.execution)["student"].kl for voice in voices]
+
+
+def said(rows):
+    """What a run says of its student's KL."""
+    return next(row["kl"] for row in rows if row["name"] == "student")
+
+
+def members(run, hold):
+    """The teachers of the finished run, held so."""
+    execution = hold.execution(Execution())
+    each = [load_weights(run, WHERE_OF[name], name) for name in WHERE_OF]
+    return tuple(LiveTeacher(Weights(held(one.model, hold, Mesh().build()), one.bias), execution) for one in each)
+
+
+def test_a_run_with_two_teachers_is_scored_against_their_mean(finished):
+    made, run, rows = finished
+    one, two = members(run, AsItIs())
+    mean, *apart = scores(made, run, "learn", (Council((one, two)), one, two))
+    assert abs(mean - said(rows)) < 1e-5
+    assert all(abs(each - said(rows)) > 1e-3 for each in apart)
+
+
+@pytest.mark.parametrize("hold", [Bfloat16(), Rounded()], ids=lambda hold: type(hold).__name__)
+def test_given_models_are_heard_together_as_they_are_to_be_held(finished, tmp_path, hold):
+    made, run, _ = finished
+    given = tuple(Trained(name=name, run=str(run), stage=WHERE_OF[name], learner=name) for name in WHERE_OF)
+    again = replace(made, stages=(replace(made.stages[-1], teacher_as=hold),), given=given)
+    rows = run_experiment(again, tmp_path / "run", quiet=True)["models"]
+    voices = Council(members(run, hold)), Council(members(run, AsItIs()))
+    small, whole = scores(again, tmp_path / "run", "learn", voices)
+    assert abs(small - said(rows)) < 5e-7 < 2e-6 < abs(whole - said(rows))
 
 
 @pytest.mark.parametrize(
