@@ -4,7 +4,7 @@ Students of half the teacher's width learn from one teacher pass, from the same 
 by its word alone (off), with a hidden-state term of two distances (squared, angle), and with one that asks for the
 teacher's routing (routers). `scout` is as deep as its teacher and has as many experts; `shallow` is half as deep, so
 that its routers cannot be compared. Weights and rates were chosen by experiments/features_rates.py, on another seed and
-other held-out text; the weights of all terms, and most rates, lie at the upper edge of what was tried.
+other held-out text.
 
     python -m distill.sweep experiments/features.py --seeds 3 --against off
     python -m distill.sweep experiments/features.py --tiny
@@ -51,9 +51,9 @@ class Arm:
 
 ARMS = (
     Arm(kind="off", rate=2.4e-2),
-    Arm(kind="squared", weight=10.0, rate=2.4e-2),
-    Arm(kind="angle", weight=10.0, rate=1.2e-2),
-    Arm(kind="routers", weight=10.0, rate=2.4e-2),
+    Arm(kind="squared", weight=30.0, rate=4.8e-2),
+    Arm(kind="angle", weight=30.0, rate=2.4e-2),
+    Arm(kind="routers", weight=30.0, rate=2.4e-2),
 )
 
 
