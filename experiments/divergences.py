@@ -37,7 +37,17 @@ DIVERGENCES = {
     "skew": SkewKL(), "skew-reverse": SkewReverseKL(), "alpha-beta": AlphaBeta(), "total-variation": TotalVariation(),
     "adaptive": AdaptiveKL(), "todi": ToDi(),
 }  # fmt: skip
-RATES = dict.fromkeys(DIVERGENCES, 6e-3)
+RATES = {
+    "forward": 0.012,
+    "reverse": 0.012,
+    "jensen-shannon": 0.024,
+    "skew": 0.012,
+    "skew-reverse": 0.012,
+    "alpha-beta": 0.024,
+    "total-variation": 0.012,
+    "adaptive": 0.024,
+    "todi": 0.012,
+}
 """peak learning rate of every student"""
 
 
