@@ -148,7 +148,7 @@ def _decode_at(config: Config, context: int) -> Callable[[], jax.Array]:
         def step(carry: tuple[Cache, jax.Array], _: None) -> tuple[tuple[Cache, jax.Array], None]:
             cache, tokens = carry
             layout = cache.place(jnp.ones(4, jnp.int32), 1)
-            hidden, cache, _ = extend(model, model.read(tokens, layout, execution), layout, cache, execution=execution)
+            hidden, cache, *_ = extend(model, model.read(tokens, layout, execution), layout, cache, execution=execution)
             return (cache, jnp.argmax(model.logits(hidden), axis=-1).astype(jnp.int32)), None
 
         start = replace(cache, lengths=jnp.full(4, context - 32, jnp.int32)), jnp.zeros((4, 1), jnp.int32)

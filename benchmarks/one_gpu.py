@@ -113,7 +113,7 @@ def decode(
         cache, tokens = carry
         layout = cache.place(jnp.ones_like(tokens), 1)
         x = model.read(tokens[:, None], layout, execution)
-        hidden, cache, _routing = extend(model, x, layout, cache, execution=execution)
+        hidden, cache, *_ = extend(model, x, layout, cache, execution=execution)
         tokens = jnp.argmax(model.logits(hidden)[:, 0], axis=-1).astype(jnp.int32)
         return (cache, tokens), tokens
 

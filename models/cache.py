@@ -14,8 +14,8 @@ from models.attention import Attention, attend_by_head
 from models.config import SCOUT, Config, Layer
 from models.layers import Rotation, cast
 from models.layout import Layout
-from models.llama4 import Execution, Llama4, Period, in_order
-from models.moe import Dispatch, Routing, suited
+from models.llama4 import Execution, Llama4, Period
+from models.moe import Bias, Dispatch, Routes, Routing, in_order, suited
 
 
 @jax.tree_util.register_dataclass
@@ -83,9 +83,9 @@ def extend(
     x: Float[Array, "b t d"],
     layout: Layout,
     cache: Cache,
-    bias: Float[Array, "p m e"] | None = None,
+    bias: Bias = None,
     execution: Execution = Execution(),  # noqa: B008 (frozen)
-) -> tuple[Float[Array, "b t d"], Cache, Routing]:
+) -> tuple[Float[Array, "b t d"], Cache, Routing, Int[Array, "b t l r"]]:
     """Reads the next piece of every row: what `model` would say at these columns, given all that the cache holds.
 
     Args:
@@ -100,22 +100,25 @@ def extend(
         hidden: after the final norm, for `model.logits`; anything at padding.
         cache: with the piece in it.
         routing: of the piece, as from the model itself.
+        routes: the experts that every token went to, by MoE layer in order.
     """
     rotation = Rotation.at(layout.positions, model.config)
     dispatch = suited() if execution.dispatch is None else execution.dispatch
 
     def step(
-        carry: tuple[Array, Cache], each: tuple[Period, Array | None, Array]
-    ) -> tuple[tuple[Array, Cache], list[Routing]]:
+        carry: tuple[Array, Cache], each: tuple[Period, Array | Routes | None, Array]
+    ) -> tuple[tuple[Array, Cache], tuple[list[Routing], list[Array]]]:
         period, own_bias, i = each
         return _extend_period(cast(period, execution.dtype), i, *carry, layout, rotation, own_bias, dispatch)
 
     # The cache is carried, not scanned over: a token is written where it lies. To be read, a layer's part is still
     # sliced out of the stack; a model of one period, as the sampler makes with `unroll`, has no stack to slice.
     periods = (model.periods, bias, jnp.arange(model.config.periods))
-    (x, cache), routings = jax.lax.scan(step, (x, cache), periods, unroll=execution.unroll)
+    (x, cache), (routings, routes) = jax.lax.scan(step, (x, cache), periods, unroll=execution.unroll)
     cache = replace(cache, lengths=cache.lengths + jnp.sum(layout.valid, axis=1))
-    return model.norm(x), cache, in_order(routings, model.config.experts)
+    shape = (*x.shape[:2], 0, model.config.top_k)
+    ids = rearrange(routes, "m p b t r -> b t (p m) r") if routes else jnp.zeros(shape, jnp.int32)
+    return model.norm(x), cache, in_order(routings, model.config.experts), ids
 
 
 def _extend_period(
@@ -125,18 +128,20 @@ def _extend_period(
     cache: Cache,
     layout: Layout,
     rotation: Rotation,
-    bias: Float[Array, "m e"] | None,
+    bias: Bias,
     dispatch: Dispatch,
-) -> tuple[tuple[Float[Array, "b t d"], Cache], list[Routing]]:
-    keys, values, routings = list(cache.keys), list(cache.values), []
+) -> tuple[tuple[Float[Array, "b t d"], Cache], tuple[list[Routing], list[Int[Array, "b t r"]]]]:
+    keys, values, routings, routes = list(cache.keys), list(cache.values), [], []
     for j, (layer, block) in enumerate(zip(period.pattern, period.blocks, strict=True)):
         normed = block.attention_norm(x)
         y, keys[j], values[j] = _see(block.attention, normed, layer.rope, layout, rotation, i, keys[j], values[j])
         own_bias = bias[len(routings)] if layer.moe and bias is not None else None
-        x, routing = block.feed(x + y, layout.valid, own_bias, dispatch)
+        between = x + y
+        x, routing = block.feed(between, layout.valid, own_bias, dispatch)
         if routing is not None:
             routings.append(routing)
-    return (x, replace(cache, keys=tuple(keys), values=tuple(values))), routings
+            routes.append(block.choices(between, own_bias))  # the same product again: the compiler takes it once
+    return (x, replace(cache, keys=tuple(keys), values=tuple(values))), (routings, routes)
 
 
 def _see(

@@ -13,7 +13,7 @@ from models.attention import Attention
 from models.config import Config
 from models.layers import RMSNorm, Rotation, SwiGLU, cast, contract, draw, output_std
 from models.layout import Layout
-from models.moe import Dispatch, MoE, Routing, suited
+from models.moe import Bias, Dispatch, MoE, Routes, Routing, in_order, select, suited
 from models.trace import Trace
 from models.vision import VisionEncoder, fuse
 
@@ -63,7 +63,7 @@ class Block(nnx.Module):
         rope: bool,
         layout: Layout,
         rotation: Rotation,
-        bias: Float[Array, " e"] | None,
+        bias: Bias,
         dispatch: Dispatch,
     ) -> tuple[Float[Array, "b t d"], Routing | None, Float[Array, "b t d"]]:
         """The stream x with this layer added, its routing (of a dense layer None), and what its feed-forward read."""
@@ -71,7 +71,7 @@ class Block(nnx.Module):
         return *self.feed(between, layout.valid, bias, dispatch), between
 
     def feed(
-        self, x: Float[Array, "b t d"], valid: Bool[Array, "b t"], bias: Float[Array, " e"] | None, dispatch: Dispatch
+        self, x: Float[Array, "b t d"], valid: Bool[Array, "b t"], bias: Bias, dispatch: Dispatch
     ) -> tuple[Float[Array, "b t d"], Routing | None]:
         """Adds the feed-forward alone, after attention."""
         normed = self.feed_forward_norm(x)
@@ -79,6 +79,14 @@ class Block(nnx.Module):
             return x + self.feed_forward(normed), None
         y, routing = self.feed_forward(normed, valid, bias, dispatch)
         return x + y, routing
+
+    def choices(self, x: Float[Array, "b t d"], bias: Bias) -> Int[Array, "b t r"] | None:
+        """The experts to which `feed` sends each token of the same stream; of a dense layer None."""
+        if isinstance(self.feed_forward, SwiGLU):
+            return None
+        logits = self.feed_forward.logits(self.feed_forward_norm(x))
+        ids = select(rearrange(logits, "b t e -> (b t) e"), bias, self.feed_forward.top_k)
+        return rearrange(ids, "(b t) r -> b t r", b=x.shape[0])
 
 
 class Period(nnx.Module):
@@ -95,7 +103,7 @@ class Period(nnx.Module):
         x: Float[Array, "b t d"],
         layout: Layout,
         rotation: Rotation,
-        bias: Float[Array, "m e"] | None,
+        bias: Bias,
         dispatch: Dispatch,
     ) -> tuple[list[Float[Array, "b t d"]], list[Routing], list[Float[Array, "b t d"]]]:
         """The stream after each of these layers, the routing of those with experts, and what each feed-forward read."""
@@ -141,7 +149,7 @@ class Llama4(nnx.Module):
         self,
         tokens: Int[Array, "b t"],
         layout: Layout | None = None,
-        bias: Float[Array, "p m e"] | None = None,
+        bias: Bias = None,
         execution: Execution = Execution(),  # noqa: B008 (frozen)
         images: Float[Array, "b i c y x"] | None = None,
     ) -> tuple[Float[Array, "b t d"], Routing]:
@@ -150,7 +158,8 @@ class Llama4(nnx.Module):
         Args:
             tokens: ids below vocab; what stands at padding does not matter.
             layout: where each token stands; None is one document a row.
-            bias: added to the router logits to select experts, not to weigh them; None is no bias.
+            bias: [p m e], added to the router logits to select experts, not to weigh them; None is no bias; Routes
+                [p m b t r] are choices that stand.
             execution: how to run it.
             images: normalised pixels of i tiles a row, zeros behind those of rows that have fewer. Their features take
                 the place of the row's patch tokens, in order; `models.vision.check_images` says whether they fit.
@@ -170,7 +179,7 @@ class Llama4(nnx.Module):
         self,
         tokens: Int[Array, "b t"],
         layout: Layout | None = None,
-        bias: Float[Array, "p m e"] | None = None,
+        bias: Bias = None,
         execution: Execution = Execution(),  # noqa: B008 (frozen)
         images: Float[Array, "b i c y x"] | None = None,
     ) -> Trace:
@@ -209,7 +218,7 @@ class Llama4(nnx.Module):
         self,
         tokens: Int[Array, "b t"],
         layout: Layout | None,
-        bias: Float[Array, "p m e"] | None,
+        bias: Bias,
         execution: Execution,
         images: Float[Array, "b i c y x"] | None,
         keep: bool = False,
@@ -219,7 +228,7 @@ class Llama4(nnx.Module):
         rotation = Rotation.at(layout.positions, self.config)
         dispatch = suited() if execution.dispatch is None else execution.dispatch
 
-        def step(x: Array, each: tuple[Period, Array | None]) -> tuple[Array, Any]:
+        def step(x: Array, each: tuple[Period, Array | Routes | None]) -> tuple[Array, Any]:
             period, own_bias = cast(each[0], execution.dtype), each[1]
             states, routings, betweens = period(x, layout, rotation, own_bias, dispatch)
             return states[-1], (routings, (states, period.routers(betweens)) if keep else ([], []))
@@ -232,7 +241,7 @@ class Llama4(nnx.Module):
         last, (routings, kept) = jax.lax.scan(step, x, (self.periods, bias), unroll=execution.unroll)
         return self.norm(last), in_order(routings, self.config.experts), kept, x
 
-    def _check(self, tokens: Int[Array, "b t"], layout: Layout, bias: Float[Array, "p m e"] | None) -> None:
+    def _check(self, tokens: Int[Array, "b t"], layout: Layout, bias: Bias) -> None:
         config = self.config
         if tokens.shape[1] > config.max_positions:
             raise ValueError(
@@ -242,16 +251,9 @@ class Llama4(nnx.Module):
         if layout.positions.shape != tokens.shape:
             raise ValueError(f"The layout is of shape {layout.positions.shape}, but the tokens of {tokens.shape}")
         wanted = (config.periods, config.moe_per_period, config.experts)
-        if bias is not None and bias.shape != wanted:
+        if isinstance(bias, Routes):
+            bias.check((*wanted[:2], *tokens.shape, config.top_k))
+        elif bias is not None and bias.shape != wanted:
             raise ValueError(
                 f"The router bias is of shape {bias.shape}; it must be {wanted}: periods, MoE layers of each, experts"
             )
-
-
-def in_order(routings: list[Routing], experts: int) -> Routing:
-    """Routing of all MoE layers [l ...], from that of each MoE layer of the period over periods [p ...]."""
-    if not routings:
-        return Routing(
-            counts=jnp.zeros((0, experts)), probs=jnp.zeros((0, experts)), z=jnp.zeros(0), tokens=jnp.zeros(0)
-        )
-    return jax.tree.map(lambda *layers: rearrange(list(layers), "m p ... -> (p m) ..."), *routings)

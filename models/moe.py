@@ -14,7 +14,7 @@ from models.dispatch import Dense, Dispatch, Each, Ragged
 from models.layers import SwiGLU, draw, output_std
 from models.quantized import Quantized
 
-__all__ = ["Blocks", "Dense", "Dispatch", "Each", "Experts", "MoE", "Ragged", "Routing", "suited"]
+__all__ = ["Bias", "Blocks", "Dense", "Dispatch", "Each", "Experts", "MoE", "Ragged", "Routes", "Routing", "suited"]
 
 
 def suited() -> Dispatch:
@@ -39,6 +39,38 @@ class Routing:
     probs: Float[Array, "*l e"]
     z: Float[Array, "*l"]
     tokens: Float[Array, "*l"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Routes:
+    """Experts that were chosen before, to be chosen again: given in place of a bias of the routers.
+
+    So a learner sends the tokens of a rollout where its sampler sent them, whatever has moved a near tie since (rollout
+    routing replay, R3, arXiv:2510.11370). They are weighed by the router's scores of now, through which it learns.
+
+    ids: of each token's experts, the best first; where one is negative the token goes where the router sends it now.
+    """
+
+    __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
+
+    ids: Int[Array, "*l b t r"]
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError: the ids are of another shape."""
+        if self.ids.shape != shape:
+            raise ValueError(
+                f"The routes are of shape {self.ids.shape}; they must be {shape}: periods, MoE layers of each, rows, "
+                "tokens, experts of a token"
+            )
+
+    def __getitem__(self, i: int) -> "Routes":
+        """Those of one layer."""
+        return Routes(self.ids[i])
+
+
+Bias = Float[Array, "*l e"] | Routes | None
+"""how experts are chosen: by logits plus this, as before, or (None) by the logits"""
 
 
 class Experts(nnx.Module):
@@ -87,7 +119,7 @@ class MoE(nnx.Module):
         self,
         x: Float[Array, "b t d"],
         valid: Bool[Array, "b t"],
-        bias: Float[Array, " e"] | None,
+        bias: Bias,
         dispatch: Dispatch,
     ) -> tuple[Float[Array, "b t d"], Routing]:
         """Applies the layer.
@@ -95,7 +127,8 @@ class MoE(nnx.Module):
         Args:
             x: the normalised stream.
             valid: tokens, not padding. Padding gets the shared expert's answer alone, and is in no statistic.
-            bias: added to the logits to choose experts, not to weigh them, and without gradient; None is no bias.
+            bias: added to the logits to choose experts, not to weigh them, and without gradient; None is no bias;
+                Routes are choices that stand.
             dispatch: how tokens get to their experts.
 
         Returns:
@@ -117,8 +150,11 @@ class MoE(nnx.Module):
         return jnp.einsum("...d,de->...e", x.astype(jnp.float32), self.router[...].astype(jnp.float32))
 
 
-def select(logits: Float[Array, "n e"], bias: Float[Array, " e"] | None, top_k: int) -> Int[Array, "n r"]:
-    """The top_k experts of each token by logit + bias, the best first; of equals the lower number."""
+def select(logits: Float[Array, "n e"], bias: Bias, top_k: int) -> Int[Array, "n r"]:
+    """The top_k experts of each token by logit + bias, the best first; of equals the lower number. Or as before."""
+    if isinstance(bias, Routes):
+        before = rearrange(bias.ids, "b t r -> (b t) r").astype(jnp.int32)
+        return jnp.where(before < 0, select(logits, None, top_k), before)
     ranked = jax.lax.stop_gradient(logits if bias is None else logits + bias)
     if top_k == 1:
         return jnp.argmax(ranked, axis=-1, keepdims=True).astype(jnp.int32)
@@ -136,3 +172,12 @@ def tally(logits: Float[Array, "n e"], chosen: Bool[Array, "n r e"], valid: Bool
         z=jnp.sum(jnp.where(valid, z**2, 0)),
         tokens=jnp.sum(valid, dtype=jnp.float32),
     )
+
+
+def in_order(routings: list[Routing], experts: int) -> Routing:
+    """Routing of all MoE layers [l ...], from that of each MoE layer of the period over periods [p ...]."""
+    if not routings:
+        return Routing(
+            counts=jnp.zeros((0, experts)), probs=jnp.zeros((0, experts)), z=jnp.zeros(0), tokens=jnp.zeros(0)
+        )
+    return jax.tree.map(lambda *layers: rearrange(list(layers), "m p ... -> (p m) ..."), *routings)

@@ -1,5 +1,6 @@
 """Request: a prompt to complete, and the Completion that comes of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,8 @@ class Completion:
 
     tokens: with the stop token, where it came to one. logprobs: of each token, see Sampling.
     stopped: it ended with a stop token, not at its limit.
+    routes: the experts that every token of prompt and completion was sent to, by MoE layer in order; -1 of the last,
+        which nobody read. None if the sampler was not asked (Sampler.routes).
     """
 
     prompt: int
@@ -62,3 +65,17 @@ class Completion:
     tokens: Int[np.ndarray, " m"]
     logprobs: Float[np.ndarray, " m"]
     stopped: bool
+    routes: Int[np.ndarray, "nm l r"] | None = None
+
+
+def stack_images(requests: Sequence[Request], rows: int) -> Float[np.ndarray, "b i c y x"] | None:
+    """Images of a batch of prompts, zeros behind those of prompts that have fewer; None if none has any."""
+    some = [(row, one.images) for row, one in enumerate(requests) if one.images is not None and len(one.images)]
+    if not some:
+        return None
+    # A power of two, so that few numbers of images are each compiled for.
+    most = 1 << (max(len(each) for _, each in some) - 1).bit_length()
+    stacked = np.zeros((rows, most, *some[0][1].shape[1:]), np.float32)
+    for row, each in some:
+        stacked[row, : len(each)] = each
+    return stacked

@@ -18,7 +18,7 @@ from models.dispatch import Dispatch
 from models.llama4 import Execution, Llama4
 from models.moe import suited
 from models.ready import Weights, make_ready
-from models.request import Completion, Request
+from models.request import Completion, Request, stack_images
 from models.sampling import Sampling
 from models.slots import Slots
 
@@ -34,7 +34,7 @@ class Sampler:
     slots: completions under way at once. capacity: tokens of prompt and completion together, for which there is room.
     piece: prompts are read so many tokens at a time, filled up; about the usual length of a prompt.
     stride: tokens that are drawn before the host looks again; it looks earlier where enough slots are free to refill.
-    stop: tokens that end a completion. seed: of all chance.
+    stop: tokens that end a completion. seed: of all chance. routes: say which experts every token was sent to.
     execution: as for the model, which is made ready for it first (see `make_ready`). Without a dispatch it takes one
         that gives each token its own arithmetic, whoever else goes to its expert.
     """
@@ -46,6 +46,7 @@ class Sampler:
     sampling: Sampling = Sampling()
     stop: tuple[int, ...] = ()
     seed: int = 0
+    routes: bool = False
     execution: Execution = Execution()
 
     def __post_init__(self):
@@ -67,14 +68,14 @@ class Sampler:
         Raises:
             ValueError: a request does not fit (see `Request.check`), or the capacity is beyond max_positions.
         """
-        said: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
-        for slot, request, tokens, logprobs, done in self._run(model, requests, bias):
-            said.setdefault(slot, []).append((tokens, logprobs))
+        said: dict[int, list[tuple[np.ndarray, ...]]] = {}
+        for slot, request, drawn, done in self._run(model, requests, bias):
+            said.setdefault(slot, []).append(drawn)
             if done:
-                tokens, logprobs = map(np.concatenate, zip(*said.pop(slot), strict=True))
+                tokens, logprobs, routes = map(np.concatenate, zip(*said.pop(slot), strict=True))
                 yield Completion(
                     prompt=request.prompt, sample=request.sample, tokens=tokens, logprobs=logprobs,
-                    stopped=int(tokens[-1]) in self.stop,
+                    stopped=int(tokens[-1]) in self.stop, routes=routes if self.routes else None,
                 )  # fmt: skip
 
     def stream(self, model: Llama4, request: Request, bias: Float[Array, "p m e"] | None = None) -> Iterator[int]:
@@ -83,17 +84,21 @@ class Sampler:
         Raises:
             ValueError: as when it is called.
         """
-        for _, _, tokens, _, _ in self._run(model, [request], bias):
+        for _, _, (tokens, *_), _ in self._run(model, [request], bias):
             yield from map(int, tokens)
 
     def _run(
         self, model: Llama4, requests: Iterable[Request], bias: Float[Array, "p m e"] | None
-    ) -> Iterator[tuple[int, Request, np.ndarray, np.ndarray, bool]]:
-        """What each slot drew since the host last looked: slot, request, tokens, log-probabilities, and if it ended."""
+    ) -> Iterator[tuple[int, Request, tuple[np.ndarray, ...], bool]]:
+        """What each slot drew since the host last looked: slot, request, what it drew, and if it ended.
+
+        Drawn are tokens, log-probabilities, and routes: of the tokens, at first those of the prompt before them.
+        """
         config, waiting, more = model.config, iter(requests), True
         weights = make_ready(model, bias, self.execution)
         state = _start(weights[0].config, self.slots, self.capacity, self.execution.dtype)
         held: dict[int, Request] = {}
+        before: dict[int, np.ndarray] = {}
         while True:
             while more and self.slots - len(held) >= self.refill:
                 group = list(islice(waiting, self.refill))
@@ -103,28 +108,43 @@ class Sampler:
                 free = [slot for slot in range(self.slots) if slot not in held][: len(group)]
                 held |= dict(zip(free, group, strict=True))
                 if group:
-                    state = self._admit(weights, state, free, group)
+                    state, routes = self._admit(weights, state, free, group)
+                    before |= {slot: each[: len(held[slot].tokens)] for slot, each in zip(free, routes, strict=False)}
             if not held:
                 return
             state, drawn = _decode(replace(self, seed=0), weights, state, self.slots - self.refill if more else 0)
-            tokens, logprobs, there, alive = jax.device_get(drawn)
+            tokens, logprobs, routes, there, alive = jax.device_get(drawn)
             for slot in list(held):
                 own, done = there[:, slot], not alive[slot]
-                yield slot, held[slot], tokens[own, slot], logprobs[own, slot], done
+                led = [before.pop(slot)] if slot in before else []
+                said = tokens[own, slot], logprobs[own, slot], np.concatenate([*led, routes[own, slot]])
+                yield slot, held[slot], said, done
                 if done:
                     del held[slot]
 
-    def _admit(self, weights: Weights, state: Slots, free: list[int], group: list[Request]) -> Slots:
-        """Puts up to `refill` requests into free slots; the rows of this batch that have none go nowhere."""
+    def _admit(
+        self, weights: Weights, state: Slots, free: list[int], group: list[Request]
+    ) -> tuple[Slots, Int[np.ndarray, "b n l r"]]:
+        """Puts up to `refill` requests into free slots; the rows of this batch that have none go nowhere.
+
+        Returns the slots, and where the tokens of the prompts went.
+        """
         tokens = np.zeros((self.refill, -(-self.capacity // self.piece) * self.piece), np.int32)
         numbers = np.zeros((5, self.refill), np.int32)
         numbers[0] = self.slots
         for row, (slot, request) in enumerate(zip(free, group, strict=True)):
             tokens[row, : len(request.tokens)] = request.tokens
             numbers[:, row] = slot, len(request.tokens), request.prompt, request.sample, request.limit
-        images = _stack([request.images for request in group], self.refill)
+        images = stack_images(group, self.refill)
         # Another seed is another number, not another program.
-        return _read(replace(self, seed=0), weights, state, tokens, numbers, images, jax.random.key(self.seed))
+        key = jax.random.key(self.seed)
+        state, routes = _read(replace(self, seed=0), weights, state, tokens, numbers, images, key)
+        return state, np.asarray(routes)
+
+    def kept(self, model: Llama4) -> tuple[int, int]:
+        """MoE layers of which routes are kept, and experts of a token in each."""
+        config = model.config
+        return config.periods * config.moe_per_period if self.routes else 0, config.top_k
 
     def _steady(self) -> Execution:
         dispatch = steady() if self.execution.dispatch is None else self.execution.dispatch
@@ -140,19 +160,6 @@ def steady() -> Dispatch:
     return Blocks(first=0, rows=8) if jax.default_backend() == "cpu" else suited()
 
 
-def _stack(images: list[Float[np.ndarray, "_ c y x"] | None], rows: int) -> Float[np.ndarray, "b i c y x"] | None:
-    """Images of a batch of prompts, zeros behind those of prompts that have fewer; None if none has any."""
-    some = [(row, each) for row, each in enumerate(images) if each is not None and len(each)]
-    if not some:
-        return None
-    # A power of two, so that few numbers of images are each compiled for.
-    most = 1 << (max(len(each) for _, each in some) - 1).bit_length()
-    stacked = np.zeros((rows, most, *some[0][1].shape[1:]), np.float32)
-    for row, each in some:
-        stacked[row, : len(each)] = each
-    return stacked
-
-
 _start = jax.jit(Slots.create, static_argnums=(0, 1, 2, 3))
 
 
@@ -165,8 +172,11 @@ def _read(
     numbers: Int[Array, "5 b"],
     images: Float[Array, "b i c y x"] | None,
     key: PRNGKeyArray,
-) -> Slots:
-    """Reads prompts, piece by piece, and puts them into slots; numbers are slot, length, prompt, sample and limit."""
+) -> tuple[Slots, Int[Array, "b n l r"]]:
+    """Reads prompts, piece by piece, and puts them into slots; numbers are slot, length, prompt, sample and limit.
+
+    Returns the slots, and where the tokens went; of no layer, if nobody asks.
+    """
     (model, bias), (slots, lengths, prompts, samples, limits) = weights, numbers
     execution, (rows, n) = sampler._steady(), tokens.shape
     cache = Cache.create(model.config, rows, sampler.capacity, execution.dtype)
@@ -181,18 +191,20 @@ def _read(
     def cut(array: Array, i: Array) -> Array:
         return lax.dynamic_slice_in_dim(array, i * sampler.piece, sampler.piece, axis=1)
 
-    def read(i: Array, carry: tuple[Cache, Array]) -> tuple[Cache, Array]:
-        cache, last = carry
+    def read(i: Array, carry: tuple[Cache, Array, Array]) -> tuple[Cache, Array, Array]:
+        cache, last, routes = carry
         counts = jnp.clip(lengths - i * sampler.piece, 0, sampler.piece)
         layout = cache.place(counts, sampler.piece)
         x = model.read(cut(tokens, i), layout, execution) if whole is None else cut(whole, i)
-        hidden, cache, _ = extend(model, x, layout, cache, bias, execution)
+        hidden, cache, _, went = extend(model, x, layout, cache, bias, execution)
+        routes = lax.dynamic_update_slice_in_dim(routes, went[:, :, : routes.shape[2]], i * sampler.piece, axis=1)
         end = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]
-        return cache, jnp.where(counts[:, None] > 0, end, last)
+        return cache, jnp.where(counts[:, None] > 0, end, last), routes
 
     pieces = (jnp.max(lengths) + sampler.piece - 1) // sampler.piece
     last = jnp.zeros((rows, model.config.width), execution.dtype)
-    cache, last = lax.fori_loop(0, pieces, read, (cache, last))
+    nowhere = jnp.zeros((rows, n, *sampler.kept(model)), jnp.int32)
+    cache, last, routes = lax.fori_loop(0, pieces, read, (cache, last, nowhere))
     chance = jax.vmap(partial(jax.random.fold_in, key))(prompts)
     new = Slots(
         cache=cache,
@@ -202,22 +214,27 @@ def _read(
         limits=limits,
         alive=limits > 0,
     )
-    return state.put(new, slots)
+    return state.put(new, slots), routes
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _decode(
     sampler: Sampler, weights: Weights, state: Slots, enough: Int[Array, ""]
-) -> tuple[Slots, tuple[Int[Array, "t b"], Float[Array, "t b"], Bool[Array, "t b"], Bool[Array, " b"]]]:
+) -> tuple[
+    Slots, tuple[Int[Array, "t b"], Float[Array, "t b"], Int[Array, "t b l r"], Bool[Array, "t b"], Bool[Array, " b"]]
+]:
     """Draws a token in every slot alive, up to `stride` times, as long as more than `enough` slots are alive.
 
-    Returns tokens, log-probabilities, which of them are there, and which slots go on.
+    Returns tokens, log-probabilities, routes, which of them are there, and which slots go on. The last token of a
+    completion is not read, and goes nowhere: -1.
     """
     (model, bias), execution, stop = weights, sampler._steady(), jnp.asarray(sampler.stop, jnp.int32)
     # A patch that was drawn would be read as part of an image by whoever reads the row again.
     patch = None if model.config.vision is None else model.config.vision.patch_token
     shape = (sampler.stride, sampler.slots)
-    out = jnp.zeros(shape, jnp.int32), jnp.zeros(shape), jnp.zeros(shape, bool)
+    kept = sampler.kept(model)
+    routes = jnp.zeros((*shape, *kept), jnp.int32)
+    out = jnp.zeros(shape, jnp.int32), jnp.zeros(shape), routes, jnp.zeros(shape, bool)
 
     def go_on(carry: tuple[Array, Slots, tuple[Array, ...]]) -> Array:
         return (carry[0] < sampler.stride) & (jnp.sum(carry[1].alive) > enough)
@@ -226,15 +243,17 @@ def _decode(
         i, state, out = carry
         uniform = jax.vmap(lambda key, n: jax.random.uniform(jax.random.fold_in(key, n)))(state.keys, state.drawn)
         tokens, logprobs = sampler.sampling(state.logits, uniform, patch)
-        out = tuple(old.at[i].set(new) for old, new in zip(out, (tokens, logprobs, state.alive), strict=True))
         stopped = jnp.any(tokens[:, None] == stop, axis=-1)
         alive = state.alive & ~stopped & (state.drawn + 1 < state.limits)
         layout = state.cache.place(alive.astype(jnp.int32), 1)
         x = model.read(rearrange(tokens, "b -> b 1"), layout, execution)
-        hidden, cache, _ = extend(model, x, layout, state.cache, bias, execution)
+        hidden, cache, _, went = extend(model, x, layout, state.cache, bias, execution)
+        went = jnp.where(alive[:, None, None], went[:, 0, : kept[0]], -1)
+        new = tokens, logprobs, went, state.alive
+        out = tuple(old.at[i].set(each) for old, each in zip(out, new, strict=True))
         logits = model.logits(hidden)[:, 0]
         return i + 1, replace(state, cache=cache, logits=logits, drawn=state.drawn + 1, alive=alive), out
 
     _, state, out = lax.while_loop(go_on, step, (jnp.int32(0), state, out))
-    tokens, logprobs, there = out
-    return state, (tokens, logprobs, there, state.alive)
+    tokens, logprobs, routes, there = out
+    return state, (tokens, logprobs, routes, there, state.alive)

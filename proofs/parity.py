@@ -33,7 +33,7 @@ def run(model: Llama4, tokens: jax.Array, layout: Layout | None, images: jax.Arr
 @partial(jax.jit, donate_argnums=3)
 def read(model: Llama4, x: jax.Array, layout: Layout, cache: Cache) -> tuple[jax.Array, Cache]:
     """Logits of a piece, and the cache after it."""
-    hidden, cache, _ = extend(model, x, layout, cache, execution=PLAIN)
+    hidden, cache, *_ = extend(model, x, layout, cache, execution=PLAIN)
     return model.logits(hidden), cache
 
 

@@ -37,7 +37,7 @@ def _toy():
 
 @partial(jax.jit, static_argnames="execution", donate_argnums=3)
 def _extend(model, x, layout, cache, bias=None, execution=PLAIN):
-    hidden, cache, _ = extend(model, x, layout, cache, bias, execution)
+    hidden, cache, *_ = extend(model, x, layout, cache, bias, execution)
     return model.logits(hidden), cache
 
 

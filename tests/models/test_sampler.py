@@ -152,7 +152,7 @@ def test_no_token_is_routed_elsewhere_in_decoding_than_in_training():
         def read(held, token):
             layout = held.place(jnp.ones(1, jnp.int32), 1)
             x = model.read(token[:, None], layout, Execution())
-            _, held, routing = extend(model, x, layout, held, execution=Execution(dispatch=steady()))
+            _, held, routing, _ = extend(model, x, layout, held, execution=Execution(dispatch=steady()))
             return held, routing.counts
 
         return jax.lax.scan(read, Cache.create(TOY, 1, 40), tokens.T)[1]
