@@ -7,6 +7,10 @@ Letters: b batch, t position, d width of the hidden states, v vocabulary, c posi
 """
 
 from losses.adaptive import AdaptiveKL, ToDi
+from losses.advantage import Advantage, BatchScaled, Centred, GroupScaled, LeaveOneOut, credited, informative
+from losses.aggregation import Aggregation, ConstantMean, SequenceMean, TokenMean
+from losses.clip import Clip, ClippedWeight, NoClip, Surrogate
+from losses.correction import Correction, Masked, NoCorrection, SequenceMasked, Truncated, TruncatedAndMasked, mismatch
 from losses.distill import Distill
 from losses.divergence import (
     AlphaBeta,
@@ -24,8 +28,13 @@ from losses.gate import WSLD, Balance, Gap, Gate, Look, NoGate, Place, TeacherCo
 from losses.hard import CrossEntropy, Hard
 from losses.hidden import Angle, Hidden, RouterMatch, Squared
 from losses.lens import Clear, Lens, PutRight, Top
+from losses.logps import token_logps
 from losses.loss import Loss
 from losses.policy import SampledReverseKL
+from losses.policy_gradient import PolicyGradient, cispo, dapo, decoupled_ppo, dr_grpo, grpo, gspo
+from losses.policy_loss import PolicyLoss
+from losses.preference import DPO, IPO, Sigmoid
+from losses.ratio import Behaviour, Level, Proximal, Reference, SequenceRatio, TokenRatio
 from losses.router import RouterHealth
 from losses.schedule import WSD, Constant, Cosine, Linear, Schedule
 from losses.scope import Batch, Domain, Segment, Sequence, Token, Window
@@ -36,17 +45,27 @@ from losses.tally import Tally
 
 __all__ = [
     "AdaptiveKL",
+    "Advantage",
+    "Aggregation",
     "AlphaBeta",
     "Angle",
     "Balance",
     "Batch",
+    "BatchScaled",
+    "Behaviour",
     "Belief",
     "Brier",
+    "Centred",
     "Clear",
+    "Clip",
+    "ClippedWeight",
     "Constant",
+    "ConstantMean",
     "Corrected",
+    "Correction",
     "Cosine",
     "CrossEntropy",
+    "DPO",
     "Dense",
     "Distill",
     "Divergence",
@@ -56,19 +75,30 @@ __all__ = [
     "ForwardKL",
     "Gap",
     "Gate",
+    "GroupScaled",
     "Hard",
     "Hidden",
+    "IPO",
     "JensenShannon",
+    "LeaveOneOut",
     "Lens",
+    "Level",
     "Linear",
     "LogScore",
-    "Loss",
     "Look",
+    "Loss",
+    "Masked",
     "Motion",
+    "NoClip",
+    "NoCorrection",
     "NoGate",
     "Place",
+    "PolicyGradient",
+    "PolicyLoss",
     "Projected",
+    "Proximal",
     "PutRight",
+    "Reference",
     "ReverseKL",
     "RouterHealth",
     "RouterMatch",
@@ -77,22 +107,41 @@ __all__ = [
     "Schedule",
     "Segment",
     "Sequence",
+    "SequenceMasked",
+    "SequenceMean",
+    "SequenceRatio",
     "Shrunk",
     "Sides",
+    "Sigmoid",
     "Signal",
     "SkewKL",
     "SkewReverseKL",
     "Squared",
+    "Surrogate",
     "Tally",
     "TeacherConfidence",
     "TeacherGold",
     "ToDi",
     "Token",
-    "Whole",
+    "TokenMean",
+    "TokenRatio",
     "Top",
     "TopK",
     "TotalVariation",
+    "Truncated",
+    "TruncatedAndMasked",
     "WSD",
     "WSLD",
+    "Whole",
     "Window",
+    "cispo",
+    "credited",
+    "dapo",
+    "decoupled_ppo",
+    "dr_grpo",
+    "grpo",
+    "gspo",
+    "informative",
+    "mismatch",
+    "token_logps",
 ]
