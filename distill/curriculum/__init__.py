@@ -1,0 +1,1 @@
+"""Difficulty as data: it is measured (table), filtered by (filter), kept track of (tracker) and drawn by (draw)."""
