@@ -1,0 +1,1 @@
+"""Tasks whose answers can be checked: items and pools of them, generators, system prompts, scorers."""
