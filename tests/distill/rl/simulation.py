@@ -64,7 +64,8 @@ class World:
     def go(self) -> None:
         """Whoever is free starts what the controller allows."""
         for actor in (self.random.randint(0, self.published), self.published):  # one of them has not heard of the last
-            for _ in range(min(self.free - len(self.waiting), self.controller.may_admit(actor))):
+            idle = self.free - len(self.waiting)
+            for _ in range(min(idle, self.controller.may_admit(actor)) if idle else 0):
                 uid = self.controller.line.admitted
                 assert uid not in self.versions
                 self.versions[uid] = self.controller.admit(uid, actor)
