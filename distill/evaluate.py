@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,8 @@ class Score:
 
 @jax.jit
 def _ask(teacher: Teacher, batch: Batch) -> Signal | None:
-    return teacher.signal(batch)
+    word: Any = teacher.signal(batch)  # held-out text has earned nothing
+    return word
 
 
 @jax.jit(static_argnames=("execution", "domains"))

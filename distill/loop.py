@@ -74,7 +74,8 @@ def _begin(
     """States and the steps already taken: those of the newest whole checkpoint, or newborn ones."""
     if not checkpoints.steps():
         _go_back(room, stage, -1)
-        return tuple(room.newborn(learner, stage) for learner in stage.learners), 0
+        asked = ((one, stage.averages(one), room.experiment.inside(stage, one)) for one in stage.learners)
+        return tuple(room.newborn(one, stage.steps, averaged, inside) for one, averaged, inside in asked), 0
     found = checkpoints.restore({name: parts(state) for name, state in shapes.items()}, data=batches)
     if found.step < stage.steps:  # a finished stage keeps its lines and those of the stages after it
         _go_back(room, stage, found.step)

@@ -13,6 +13,7 @@ from distill.stage import Learner, Stage
 from distill.state import State, Weights, adopt, create
 from distill.teacher import LiveTeacher, Silent
 from distill.trained import identity, read_weights
+from models.config import Config
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,20 @@ class Room:
         stage = self.experiment.stage_of(name)
         return identity(self.run.path, stage.name, name, stage.steps)
 
-    def newborn(self, learner: Learner, stage: Stage) -> State:
-        """A learner's state before its first step: drawn by the seed, or made of the weights that it starts from."""
+    def newborn(self, learner: Learner, steps: int, averaged: bool = False, inside: Config | None = None) -> State:
+        """A learner's state before its first step: drawn by the seed, or made of the weights that it starts from.
+
+        Args:
+          learner: whose state.
+          steps: optimizer steps of its stage.
+          averaged, inside: as for `create`.
+        """
         experiment, mesh = self.experiment, self.experiment.mesh.build()
-        averaged, inside = stage.averages(learner), experiment.inside(stage, learner)
         if learner.start is None:
-            return create(learner, stage.steps, mesh, experiment.seed, averaged, inside)
+            return create(learner, steps, mesh, experiment.seed, averaged, inside)
         given = experiment.given_of(learner.start)
         if given is None:
             model = self.weights(experiment.stage_of(learner.start), learner.start).model
         else:
             model = given.start(experiment.mesh)
-        return adopt(learner, stage.steps, mesh, experiment.seed, model, averaged, inside)
+        return adopt(learner, steps, mesh, experiment.seed, model, averaged, inside)

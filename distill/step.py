@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from distill.features import compare
 from distill.stage import Learner
 from distill.state import State, Weights, divided, moving, optimizer
 from distill.teacher import LiveTeacher, Teacher, listen
-from losses import Signal, Tally
+from losses import Credit, Signal, Tally
 from models.llama4 import Execution, Llama4
 from models.trace import Trace
 
@@ -83,7 +84,7 @@ class Step:
         return LiveTeacher(weights, self.execution)
 
     def slope(
-        self, learner: Learner, state: State, signal: Signal | None, batch: Batch, inside: Trace | None = None
+        self, learner: Learner, state: State, signal: Signal | Credit | None, batch: Batch, inside: Trace | None = None
     ) -> Slope:
         """Gradient of a learner's summed loss over one micro-batch [b, t], with its tallies.
 
@@ -93,13 +94,16 @@ class Step:
 
         def objective(params: PyTree) -> tuple[Float[Array, ""], tuple[Metrics, PyTree, Float[Array, "l e"]]]:
             model, projection = divided(params)
-            read = (batch.tokens, batch.layout(), state.weights.bias, self.execution, batch.images)
+            bias = batch.bias(state.weights.bias, learner.model.periods)
+            read = (batch.tokens, batch.layout(), bias, self.execution, batch.images)
             trace = model.trace(*read) if learner.opens and inside is not None else None
             hidden, routing = model(*read) if trace is None else (trace.hidden, trace.routing)
             head = model.head[...].astype(hidden.dtype)
             progress = state.step / self.steps  # counts optimizer steps, however a batch is cut
             place = batch.place(state.memory, self.domains)
-            tally, metrics, seen = learner.loss(hidden, head, signal, batch.labels, place, progress)
+            # Reinforce alone takes credit, and refuses anything else.
+            word: Any = signal
+            tally, metrics, seen = learner.loss(hidden, head, word, batch.labels, place, progress)
             router = learner.router.loss(routing.counts, routing.probs, routing.z, routing.tokens)
             metrics |= {"router": Tally(jax.lax.stop_gradient(router) * tally.count, tally.count)}
             total = tally.total + tally.count * router

@@ -35,6 +35,7 @@ from losses.policy_gradient import PolicyGradient, cispo, dapo, decoupled_ppo, d
 from losses.policy_loss import PolicyLoss
 from losses.preference import DPO, IPO, Sigmoid
 from losses.ratio import Behaviour, Level, Proximal, Reference, SequenceRatio, TokenRatio
+from losses.reinforce import Credit, Reinforce
 from losses.router import RouterHealth
 from losses.schedule import WSD, Constant, Cosine, Linear, Schedule
 from losses.scope import Batch, Domain, Segment, Sequence, Token, Window
@@ -64,6 +65,7 @@ __all__ = [
     "Corrected",
     "Correction",
     "Cosine",
+    "Credit",
     "CrossEntropy",
     "DPO",
     "Dense",
@@ -99,6 +101,7 @@ __all__ = [
     "Proximal",
     "PutRight",
     "Reference",
+    "Reinforce",
     "ReverseKL",
     "RouterHealth",
     "RouterMatch",

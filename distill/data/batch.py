@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from losses import Place, Signal
+from losses import Credit, Place, Signal
 from models.layout import Layout
+from models.moe import Bias, Routes
 
 
 @jax.tree_util.register_dataclass
@@ -34,8 +36,10 @@ class Batch:
     """number of the domain of each token's document, in the order of the names; None: one domain"""
     images: Float[Array, "... b i c y x"] | None = None
     """pixels of i tiles a row, zeros behind those of rows that have fewer; None: text alone"""
-    targets: Signal | None = None
-    """what a teacher said of these rows, where it comes from a store"""
+    targets: Signal | Credit | None = None
+    """what a teacher said of these rows, where it comes from a store; or what they earned, where they were drawn"""
+    routes: Int[Array, "... b t l r"] | None = None
+    """experts that each token was sent to by who drew it, by MoE layer, to be sent there again; None: by the routers"""
     heard: Float[Array, "... b t d"] | None = None
     """hidden states of a teacher that lives on a mesh of its own"""
 
@@ -71,3 +75,9 @@ class Batch:
     def layout(self) -> Layout:
         """Where each token stands, for attention."""
         return Layout.packed(self.positions, self.segments)
+
+    def bias(self, bias: Float[Array, "p m e"] | None, periods: int) -> Bias:
+        """How experts are chosen for these rows: by who drew them, where that is known, or with this bias."""
+        if self.routes is None:
+            return bias
+        return Routes(rearrange(self.routes, "b t (p m) r -> p m b t r", p=periods))

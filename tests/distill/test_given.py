@@ -70,7 +70,7 @@ def newborn(one, path):
     """The state that the run's learner begins with."""
     with Metrics(path) as metrics:
         room = Room(one, Run(path), metrics, Ceiling(1.0), threading.Event(), True)
-        return room.newborn(one.stages[0].learners[0], one.stages[0])
+        return room.newborn(one.stages[0].learners[0], one.stages[0].steps)
 
 
 def test_a_fingerprint_changes_with_any_byte_of_a_small_file_and_with_the_dtype(folder, tmp_path):

@@ -1,0 +1,177 @@
+"""The books: every group from the moment it is asked for until it is learned from, and what is known of each prompt."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from distill.curriculum.draw import Curriculum
+from distill.curriculum.pool import Pool as Prompts
+from distill.curriculum.tracker import Tracker
+from distill.rl.actor import Broken, Job
+from distill.rl.journal import Journal
+from distill.rl.record import Event, Record
+from distill.rl.rollouts import Rollouts
+from distill.rl.stage import Reinforcement
+from distill.rl.staleness import Controller
+from distill.tasks.item import Item, Pool
+from distill.tasks.system import apply, draw
+from losses.advantage import informative
+from models.tokenizer import Tokenizer
+
+
+@dataclass
+class Books:
+    """What the learner's side knows. Told what happens, it says what to draw and what to learn from.
+
+    No threads and no clock: in strict order of admission everything here follows from the seed and the weights. Prompts
+    are drawn a batch's worth at a time, by what was known of them at the version that the first of them is drawn with.
+    """
+
+    stage: Reinforcement
+    pool: Pool
+    """of the training split"""
+    tokenizer: Tokenizer
+    journal: Journal
+    seed: int
+    controller: Controller = field(init=False)
+    curriculum: Curriculum = field(init=False)
+    trackers: dict[int, Tracker] = field(init=False)
+    """what was known when each version was the newest"""
+    blocks: dict[int, list[int]] = field(init=False, default_factory=dict)
+    """indices of the prompts of a batch's worth of groups"""
+    groups: dict[int, Rollouts] = field(init=False, default_factory=dict)
+    """those that were judged and are not used up"""
+    kept: dict[int, Rollouts] = field(init=False, default_factory=dict)
+    """those that a journal kept from before a restart, to be used if they are asked for again"""
+
+    def __post_init__(self) -> None:
+        self.controller = Controller(self.stage.limits, self.stage.order)
+        levels = np.array([item.level for item in self.pool])
+        ids, names = tuple(item.id for item in self.pool), tuple(item.capability for item in self.pool)
+        prompts = Prompts(ids=ids, capabilities=names, levels=levels, content=self.pool.fingerprint)
+        self.curriculum = Curriculum(pool=prompts, sampler=self.stage.sampler, quota=self.stage.quota, seed=self.seed)
+        self.trackers = {0: Tracker.blank(ids)}
+
+    def item(self, uid: int) -> Item:
+        """What a group is asked."""
+        index = self.blocks[uid // self.stage.groups][uid % self.stage.groups]
+        plain = self.pool[index]
+        return apply(plain, draw(plain, self.stage.systems, self.seed, uid))
+
+    def admit(self, published: int) -> list[Job]:
+        """The groups to draw now that the actor has a version."""
+        jobs = []
+        for _ in range(self.controller.may_admit(published)):
+            uid = self.controller.line.admitted
+            version = self.controller.admit(uid, published)
+            block = uid // self.stage.groups
+            if block not in self.blocks:
+                progress = min(version / self.stage.steps, 1.0)
+                drawn = self.curriculum.draw(self.trackers[version], block, self.stage.groups, progress)
+                self.blocks[block] = drawn.tolist()
+            item = self.item(uid)
+            self.journal.append(Record(Event.ADMITTED, (uid,), version, {"item": item.id}))
+            jobs.append(self._job(uid, item, version))
+        return jobs
+
+    def again(self, published: int) -> list[Job]:
+        """After a restart: the groups that were being drawn."""
+        return [self._job(uid, self.item(uid), self.controller.again(uid, published)) for uid, _ in self.controller.out]
+
+    def retry(self, broken: Broken) -> Job | None:
+        """A group that could not be drawn, to be tried once more; None: it is given up."""
+        if broken.job.retries < self.stage.retries:
+            return replace(broken.job, retries=broken.job.retries + 1)
+        if self.controller.poisoned(broken.job.uid):
+            self.journal.append(
+                Record(Event.POISONED, (broken.job.uid,), broken.job.version, {"reason": broken.reason[-2000:]})
+            )
+        return None
+
+    def judged(self, group: Rollouts) -> None:
+        """A group is drawn and its answers have their rewards."""
+        teaches = not self.stage.filtered or informative(group.outcomes[None], group.valid[None])[0]
+        tell = self.controller.completed if teaches else self.controller.filtered
+        if tell(group.uid):
+            self.groups[group.uid] = group
+            self.journal.append(group.record())
+            if not teaches:
+                self.journal.append(Record(Event.FILTERED, (group.uid,), group.version))
+
+    def take(self, version: int) -> list[Rollouts] | None:
+        """The groups to learn from at a version; None: wait. What they and those passed over tell is remembered."""
+        expired = self.controller.expire(version)
+        if expired:
+            self.journal.append(Record(Event.EXPIRED, tuple(expired), version))
+        before = set(self.controller.line.groups)
+        batch = self.controller.take(version)
+        if batch is None:
+            return None
+        used = [self.groups.pop(uid) for uid in sorted(before - set(self.controller.line.groups)) if uid in self.groups]
+        found = {group.uid: group for group in used}
+        self.journal.append(Record(Event.CONSUMED, tuple(batch), version))
+        self.trackers[version + 1] = self._observed(self.trackers[version], used, version)
+        self._forget()
+        self.used = used
+        return [found[uid] for uid in batch]
+
+    def advantages(self, batch: list[Rollouts]) -> Float[np.ndarray, "g n"]:
+        """What each answer earned beside the others of its group."""
+        if not batch:
+            return np.zeros((0, self.stage.samples), np.float32)
+        rewards, valid = (np.stack([getattr(one, name) for one in batch]) for name in ("rewards", "valid"))
+        return np.asarray(self.stage.gradient.advantage(rewards, valid), np.float32)
+
+    def state(self) -> dict[str, Any]:
+        """All of it but the groups themselves, which are in the journal, as JSON."""
+        return {
+            "controller": self.controller.state(),
+            "trackers": {str(version): tracker.state() for version, tracker in self.trackers.items()},
+            "blocks": {str(block): indices for block, indices in self.blocks.items()},
+            "journal": self.journal.sync(),
+            "pool": self.pool.fingerprint,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Back to what `state` was taken of; the journal forgets what came after, but for the answers in it.
+
+        Raises:
+          ValueError: it is of other prompts or another stage, or the journal does not belong to it.
+        """
+        if state["pool"] != self.pool.fingerprint:
+            raise ValueError(
+                f"the checkpoint is of the questions {state['pool'][:12]}, these are {self.pool.fingerprint[:12]}; "
+                "bring back the old ones, or start the stage anew"
+            )
+        blank = self.trackers[0]
+        self.controller = Controller.restore(state["controller"], self.stage.limits, self.stage.order)
+        self.trackers = {int(version): blank.restore(each) for version, each in state["trackers"].items()}
+        self.blocks = {int(block): indices for block, indices in state["blocks"].items()}
+        out = {uid for uid, _ in self.controller.out}
+        for _, record in self.journal.read():
+            if record.event is Event.COMPLETED:
+                group = Rollouts.from_record(record)
+                live = group.uid in self.controller.line.groups and group.uid not in out
+                (self.groups if live else self.kept)[group.uid] = group
+        self.journal.truncate(state["journal"])
+
+    def _observed(self, tracker: Tracker, used: list[Rollouts], number: int) -> Tracker:
+        known = [group for group in used if group.valid.any()]
+        indices = np.array([self.blocks[g.uid // self.stage.groups][g.uid % self.stage.groups] for g in known], int)
+        solved = np.array([(group.outcomes & group.valid).sum() for group in known], int)
+        tried = np.array([group.valid.sum() for group in known], int)
+        return self.curriculum.observe(tracker, indices, solved, tried, number)
+
+    def _forget(self) -> None:
+        """What nobody will ask for again."""
+        oldest = self.controller.oldest
+        self.trackers = {version: each for version, each in self.trackers.items() if version >= oldest}
+        first = min([*self.controller.line.groups, self.controller.line.admitted]) // self.stage.groups
+        self.blocks = {block: indices for block, indices in self.blocks.items() if block >= first}
+
+    def _job(self, uid: int, item: Item, version: int) -> Job:
+        prompt = self.tokenizer.document(item.text)[:-1]
+        return Job(uid, item.id, version, np.asarray(prompt, np.int32))

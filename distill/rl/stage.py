@@ -1,0 +1,121 @@
+"""A stage of reinforcement learning, and what is refused at the door."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from distill.curriculum.quota import Quota
+from distill.curriculum.sampler import Learnability, Sampler
+from distill.rl.order import EarliestDeadline, FirstInFirstOut, Limits
+from distill.rl.reward import Rubric
+from distill.stage import Learner
+from distill.tasks.item import Pool
+from distill.tasks.small import Small
+from distill.tasks.system import PLAIN, System
+from losses.policy_gradient import PolicyGradient, decoupled_ppo
+from losses.reinforce import Reinforce
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogNormal:
+    """Seconds that a group waits after it is drawn: a simulation of long answers, tools and slow rewards.
+
+    exp(mean + sigma x), x from the standard normal distribution, by seed and uid; at most `most`.
+    """
+
+    mean: float = -2.2
+    sigma: float = 1.1
+    most: float = 2.5
+
+    def __call__(self, seed: int, uid: int) -> float:
+        """The seconds of a group."""
+        drawn = np.random.default_rng([seed, uid]).standard_normal()
+        return float(min(np.exp(self.mean + self.sigma * drawn), self.most))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reinforcement:
+    """A number of updates in which a learner is rewarded for right answers that it drew itself.
+
+    It and whoever draws work at the same time; what is drawn is at most `max_policy_lag` updates old when it is learned
+    from. A group is `samples` answers to one prompt; `groups` of them make an update.
+    """
+
+    name: str
+    learner: Learner
+    """its `loss` is not used: see `policy`"""
+    steps: int
+    """updates; each is published, so a version is a step"""
+    questions: Callable[[], Pool] = field(default_factory=Small)
+    """what is asked: those of the training split"""
+    systems: tuple[System, ...] = (PLAIN,)
+    """words before a prompt that change what is right, one drawn for each group"""
+    groups: int = 32
+    samples: int = 8
+    tokens: int = 12
+    """of an answer, at most; one that has not ended by then is wrong"""
+    length: int = 24
+    """tokens of a row: a prompt and its answer, less one"""
+    temperature: float = 1.0
+    reward: Rubric = Rubric(name="exact", where="distill.tasks.score:Strict")
+    """what judges an answer that has ended; 1 is solved"""
+    patience: float = 10.0
+    """seconds for an answer to be judged in"""
+    policy: PolicyGradient | None = None
+    """from rewards to a gradient; None: decoupled PPO"""
+    teacher: str | None = None
+    """name of a learner of an earlier stage, or of a given model, that judges every token; None: nobody does"""
+    credit: float = 0.0
+    """reward per nat by which the teacher likes a token better than the learner does"""
+    sampler: Sampler = field(default_factory=Learnability)
+    """which prompts are drawn"""
+    quota: Quota | None = None
+    """shares of the capabilities; None: as the sampler's chances are"""
+    order: FirstInFirstOut | EarliestDeadline = EarliestDeadline()
+    max_policy_lag: int = 2
+    pipeline_depth: int = 1
+    max_refill_factor: int = 4
+    filtered: bool = True
+    """whether groups in which all answers are right, or all wrong, are replaced by others"""
+    replayed: bool = True
+    """whether tokens are sent to the experts that they were drawn with"""
+    slots: int = 64
+    """completions under way at once"""
+    latency: LogNormal | None = None
+    """simulated; None: none"""
+    retries: int = 2
+    """of a group that could not be drawn; then it is given up"""
+    accumulate: int = 1
+    """micro-batches that an update is cut into"""
+    stream: int = 0
+    """stages of one stream ask the same and draw alike"""
+    log_every: int = 1
+    save_every: int = 25
+    """updates between checkpoints"""
+
+    @property
+    def limits(self) -> Limits:
+        """What the controller holds to."""
+        return Limits(
+            batch=self.groups,
+            max_policy_lag=self.max_policy_lag,
+            pipeline_depth=self.pipeline_depth,
+            max_refill_factor=self.max_refill_factor,
+        )
+
+    @property
+    def gradient(self) -> PolicyGradient:
+        """From rewards to a gradient."""
+        return decoupled_ppo(self.tokens) if self.policy is None else self.policy
+
+    @property
+    def learners(self) -> tuple[Learner, ...]:
+        """The learner, with the loss of this stage."""
+        loss = Reinforce(policy=self.gradient.loss, teacher=self.credit, temperature=self.temperature)
+        return (replace(self.learner, loss=loss),)
+
+    @property
+    def rows(self) -> int:
+        """Completions of an update."""
+        return self.groups * self.samples

@@ -1,0 +1,96 @@
+"""Reinforcement: what a learner minimises on completions that were drawn, and judged before it sees them."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from losses.advantage import credited
+from losses.gate import Place
+from losses.logps import token_logps
+from losses.loss import Loss
+from losses.policy_loss import PolicyLoss
+from losses.signal import Signal
+from losses.tally import Tally
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Credit:
+    """What is known of the tokens of rows that were drawn; it comes where a teacher's word would.
+
+    advantages: of each token, in units of the reward. behaviour: log-probability, nats, by whoever drew it, as it was
+    when it did, at the sampling temperature. proximal: by the learner at the start of the update; None where this is
+    the update's only step. teacher: by a teacher, at the same temperature; None without one.
+    """
+
+    __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
+
+    advantages: Float[Array, "b t"]
+    behaviour: Float[Array, "b t"]
+    proximal: Float[Array, "b t"] | None = None
+    teacher: Float[Array, "b t"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reinforce(Loss):
+    """A policy gradient on labels that were drawn: `PolicyLoss` of their log-probabilities.
+
+    Attributes:
+      policy: from log-probabilities and advantages to a loss.
+      teacher: reward per nat by which a teacher likes a token better than the learner does (`credited`): on-policy
+        distillation inside reinforcement learning. Used where `Credit` has a teacher.
+      temperature: that the labels were drawn with.
+      chunk: positions of t whose logits exist at a time; None for all.
+    """
+
+    policy: PolicyLoss
+    teacher: float = 0.0
+    temperature: float = 1.0
+    chunk: int | None = 64
+
+    def __post_init__(self):
+        if self.teacher < 0.0:
+            raise ValueError(f"Reinforce(teacher={self.teacher}) would reward what the teacher dislikes; 0 or more.")
+        if not 0.0 < self.temperature < math.inf:
+            raise ValueError(f"Reinforce(temperature={self.temperature}) must be above 0: that of the drawing.")
+
+    @property
+    def learns_labels(self) -> bool:
+        """Labels are draws to be judged, not truths to be learned."""
+        return False
+
+    def __call__(
+        self,
+        hidden: Float[Array, "b t d"],
+        head: Float[Array, "d v"],
+        signal: Signal | Credit | None,
+        labels: Int[Array, "b t"],
+        place: Place,
+        progress: Float[Array, ""] | float,
+    ) -> tuple[Tally, dict[str, Tally], PyTree]:
+        """The loss over the tokens that were drawn, and what to log; called like `Distill`.
+
+        Returns:
+          The loss; tallies without gradient: those of `PolicyLoss`, with its peaks as means over micro-batches; hard
+          (the learner's own -log q of the draws), entropy, and with a teacher its cross-entropy, teacher_hard; None.
+
+        Raises:
+          ValueError: what comes with the rows is not `Credit`.
+        """
+        if not isinstance(signal, Credit):
+            raise ValueError(
+                f"Reinforce learns from rows that were drawn and judged (Credit) and was given "
+                f"{type(signal).__name__}; use it in a Reinforcement stage"
+            )
+        logp, entropy = token_logps(hidden, head, labels, place.mask, self.temperature, self.chunk)
+        advantages, notes = signal.advantages, {"hard": -logp, "entropy": entropy}
+        if signal.teacher is not None:
+            advantages = credited(advantages, logp, signal.teacher, self.teacher)
+            notes["teacher_hard"] = -signal.teacher
+        loss, tallies, peaks = self.policy(logp, signal.behaviour, advantages, place.mask, signal.proximal)
+        one = jnp.ones((), jnp.float32)
+        tallies |= {name: Tally.of(jax.lax.stop_gradient(value), place.mask) for name, value in notes.items()}
+        return loss, tallies | {name: Tally(peak, one) for name, peak in peaks.items()}, None

@@ -1,0 +1,166 @@
+"""The loop of reinforcement learning, on a model that has hardly begun: order, bounds, restarts, faults."""
+
+import dataclasses
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from distill import AdamW, Experiment, Learner, Stage, Trained, WarmupCosine
+from distill.ceiling import Ceiling
+from distill.launch import run_experiment
+from distill.loop import Interrupted
+from distill.metrics import Metrics
+from distill.rl.journal import Journal, audit
+from distill.rl.loop import run_reinforcement
+from distill.rl.order import EarliestDeadline, FirstInFirstOut
+from distill.rl.record import Event
+from distill.rl.reward import Rubric
+from distill.rl.stage import LogNormal, Reinforcement
+from distill.room import Room
+from distill.run import Run
+from distill.tasks.small import Small
+from distill.tasks.source import Questions
+from losses import Constant, Distill, NoGate
+from models.config import SCOUT_PICO, Layer, tiny
+
+MODEL = replace(tiny(SCOUT_PICO), pattern=(Layer(rope=True, moe=True), Layer(rope=False, moe=False)), layers=2)
+ASKED = Small(tasks=("reverse", "sort"), levels=(0,), train=40, held_out=8)
+EVEN = Rubric(name="even", where=f"{Path(__file__).parent / 'rewards.py'}:Even")
+LEARNER = Learner(
+    name="student",
+    model=MODEL,
+    loss=Distill(alpha=Constant(0.0), gate=NoGate()),
+    optimizer=AdamW(rate=WarmupCosine(peak=1e-2)),
+)
+STAGE = Reinforcement(
+    name="rl", learner=replace(LEARNER, start="begun", optimizer=AdamW(rate=WarmupCosine(peak=1e-3))), steps=5,
+    questions=ASKED, groups=4, samples=4, tokens=8, length=16, slots=16, reward=EVEN, save_every=2,
+    order=FirstInFirstOut(), max_policy_lag=1, pipeline_depth=1,
+)  # fmt: skip
+SLOW = LogNormal(mean=-3.5, sigma=1.5, most=0.5)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """The run of a model that has learned to end its answers."""
+    folder = tmp_path_factory.mktemp("begun")
+    stage = Stage(name="begin", learners=(LEARNER,), steps=60, rows=32, length=16, save_every=60)
+    made = Experiment(name="begun", stages=(stage,), corpus=Questions(ASKED), held_out=1, glance=1)
+    run_experiment(made, folder / "run", quiet=True)
+    return folder / "run"
+
+
+@contextmanager
+def opened(begun, folder, stage):
+    """A room for a run of one stage."""
+    given = Trained(name="begun", run=str(begun), stage="begin", learner="student")
+    stand_in = Stage(name=stage.name, learners=(stage.learner,), steps=1, length=16)
+    experiment = Experiment(name="rl", stages=(stand_in,), given=(given,), corpus=Questions(ASKED))
+    folder.mkdir(parents=True, exist_ok=True)
+    with Metrics(folder) as metrics:
+        yield Room(experiment, Run(folder), metrics, Ceiling(1.0), threading.Event(), quiet=True)
+
+
+def finish(begun, folder, stage=STAGE):
+    """The weights at the end of a run, and the lines of its metrics."""
+    with opened(begun, folder, stage) as room:
+        state = run_reinforcement(room, stage)
+        return jax.device_get(jax.tree.leaves(state.weights)), Run(folder).metrics()
+
+
+@pytest.fixture(scope="module")
+def strict(begun, tmp_path_factory):
+    """A run in strict order, one version behind."""
+    folder = tmp_path_factory.mktemp("strict")
+    return folder, *finish(begun, folder)
+
+
+def assert_same(one, other):
+    for mine, its in zip(one, other, strict=True):
+        np.testing.assert_array_equal(mine, its)
+
+
+def test_in_strict_order_timing_changes_nothing(begun, strict, tmp_path):
+    _, weights, lines = strict
+    slowly, same = finish(begun, tmp_path, replace(STAGE, latency=SLOW))
+    assert_same(weights, slowly)
+    assert lines == same
+
+
+def test_it_learns_from_answers_that_are_at_most_as_old_as_it_may(strict):
+    _, _, lines = strict
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert lines[0]["lag_max"] == 0 and all(line["lag_max"] <= 1 for line in lines)
+    assert any(line["lag_max"] == 1 for line in lines)
+    assert all(0 < line["reward"] < 1 and line["groups"] == 4 for line in lines)
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(begun, strict, tmp_path):
+    _, weights, lines = strict
+
+    class AtThree(threading.Event):
+        """Asks to stop after a number of looks."""
+
+        looks = 0
+
+        def is_set(self):
+            self.looks += 1
+            return self.looks == 3
+
+    with opened(begun, tmp_path, STAGE) as room, pytest.raises(Interrupted, match="after update 3 of 5"):
+        run_reinforcement(dataclasses.replace(room, stop=AtThree()), STAGE)
+    again, same = finish(begun, tmp_path)
+    assert_same(weights, again)
+    assert lines == same
+
+
+def test_a_run_that_is_over_is_not_trained_again(begun, strict):
+    folder, weights, lines = strict
+    again, same = finish(begun, folder)
+    assert_same(weights, again)
+    assert lines == same
+
+
+def test_no_group_is_lost_or_learned_from_twice(strict):
+    folder, _, _ = strict
+    with Journal(folder / "journal" / "rl") as journal:
+        records = [record for _, record in journal.read()]
+    admitted = {uid for record in records if record.event is Event.ADMITTED for uid in record.uids}
+    ended = {uid for record in records if record.event in (Event.CONSUMED, Event.FILTERED) for uid in record.uids}
+    found = audit(records, live=admitted - ended)
+    assert not found.lost and not found.doubled
+    assert found.counts["consumed"] == 5 * 4
+
+
+@pytest.mark.parametrize("order", [FirstInFirstOut(), EarliestDeadline()], ids=["strict", "by deadline"])
+def test_without_lag_the_sampler_and_the_learner_say_the_same_of_every_token(begun, tmp_path, order):
+    stage = replace(STAGE, steps=2, order=order, max_policy_lag=0, pipeline_depth=0)
+    _, lines = finish(begun, tmp_path, stage)
+    for line in lines:
+        assert line["lag_max"] == 0
+        assert abs(line["student/weight_max"] - 1) < 1e-5 and abs(line["student/weight"] - 1) < 1e-5
+
+
+def test_without_lag_both_orders_give_the_same_weights(begun, tmp_path):
+    stage = replace(STAGE, steps=3, max_policy_lag=0, pipeline_depth=0)
+    one, _ = finish(begun, tmp_path / "strict", stage)
+    other, _ = finish(begun, tmp_path / "deadline", replace(stage, order=EarliestDeadline(), latency=SLOW))
+    assert_same(one, other)
+
+
+def test_by_deadline_no_answer_is_older_than_it_may_be(begun, tmp_path):
+    stage = replace(STAGE, order=EarliestDeadline(), max_policy_lag=2, latency=SLOW, steps=8)
+    _, lines = finish(begun, tmp_path, stage)
+    assert Counter(line["lag_max"] <= 2 for line in lines) == {True: 8}
+
+
+def test_a_reward_that_always_fails_stops_the_run_and_says_which(begun, tmp_path):
+    broken = Rubric(name="broken", where=EVEN.where.replace("Even", "Broken"))
+    with pytest.raises(RuntimeError, match=r"reward 'broken' failed \d+ of \d+ calls; the last time it .*is broken"):
+        finish(begun, tmp_path, replace(STAGE, reward=broken, groups=16))
