@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from distill.curriculum.draw import Curriculum
-from distill.curriculum.pool import Pool as Prompts
+from distill.curriculum.measure import prompts_of
 from distill.curriculum.tracker import Tracker
 from distill.rl.actor import Broken, Job
 from distill.rl.journal import Journal
@@ -49,11 +49,9 @@ class Books:
 
     def __post_init__(self) -> None:
         self.controller = Controller(self.stage.limits, self.stage.order)
-        levels = np.array([item.level for item in self.pool])
-        ids, names = tuple(item.id for item in self.pool), tuple(item.capability for item in self.pool)
-        prompts = Prompts(ids=ids, capabilities=names, levels=levels, content=self.pool.fingerprint)
+        prompts = prompts_of(self.pool)
         self.curriculum = Curriculum(pool=prompts, sampler=self.stage.sampler, quota=self.stage.quota, seed=self.seed)
-        self.trackers = {0: Tracker.blank(ids)}
+        self.trackers = {0: Tracker.blank(prompts.ids)}
 
     def item(self, uid: int) -> Item:
         """What a group is asked."""

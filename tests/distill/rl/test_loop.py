@@ -3,75 +3,29 @@
 import dataclasses
 import threading
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from distill import AdamW, Experiment, Learner, Stage, Trained, WarmupCosine
-from distill.ceiling import Ceiling
-from distill.launch import run_experiment
+from distill.curriculum.measure import measure
+from distill.curriculum.table import Table
 from distill.loop import Interrupted
-from distill.metrics import Metrics
 from distill.rl.journal import Journal, audit
 from distill.rl.loop import run_reinforcement
 from distill.rl.order import EarliestDeadline, FirstInFirstOut
 from distill.rl.record import Event
 from distill.rl.reward import Rubric
-from distill.rl.stage import LogNormal, Reinforcement
-from distill.room import Room
-from distill.run import Run
-from distill.tasks.small import Small
-from distill.tasks.source import Questions
-from losses import Constant, Distill, NoGate
-from models.config import SCOUT_PICO, Layer, tiny
-
-MODEL = replace(tiny(SCOUT_PICO), pattern=(Layer(rope=True, moe=True), Layer(rope=False, moe=False)), layers=2)
-ASKED = Small(tasks=("reverse", "sort"), levels=(0,), train=40, held_out=8)
-EVEN = Rubric(name="even", where=f"{Path(__file__).parent / 'rewards.py'}:Even")
-LEARNER = Learner(
-    name="student",
-    model=MODEL,
-    loss=Distill(alpha=Constant(0.0), gate=NoGate()),
-    optimizer=AdamW(rate=WarmupCosine(peak=1e-2)),
-)
-STAGE = Reinforcement(
-    name="rl", learner=replace(LEARNER, start="begun", optimizer=AdamW(rate=WarmupCosine(peak=1e-3))), steps=5,
-    questions=ASKED, groups=4, samples=4, tokens=8, length=16, slots=16, reward=EVEN, save_every=2,
-    order=FirstInFirstOut(), max_policy_lag=1, pipeline_depth=1,
-)  # fmt: skip
-SLOW = LogNormal(mean=-3.5, sigma=1.5, most=0.5)
+from distill.tasks.exam import Exam
+from distill.trained import load_weights
+from models.tokenizer import Bytes
+from tests.distill.rl.begun import ASKED, EVEN, SLOW, STAGE, begin, finish, opened
 
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
     """The run of a model that has learned to end its answers."""
-    folder = tmp_path_factory.mktemp("begun")
-    stage = Stage(name="begin", learners=(LEARNER,), steps=60, rows=32, length=16, save_every=60)
-    made = Experiment(name="begun", stages=(stage,), corpus=Questions(ASKED), held_out=1, glance=1)
-    run_experiment(made, folder / "run", quiet=True)
-    return folder / "run"
-
-
-@contextmanager
-def opened(begun, folder, stage):
-    """A room for a run of one stage."""
-    given = Trained(name="begun", run=str(begun), stage="begin", learner="student")
-    stand_in = Stage(name=stage.name, learners=(stage.learner,), steps=1, length=16)
-    experiment = Experiment(name="rl", stages=(stand_in,), given=(given,), corpus=Questions(ASKED))
-    folder.mkdir(parents=True, exist_ok=True)
-    with Metrics(folder) as metrics:
-        yield Room(experiment, Run(folder), metrics, Ceiling(1.0), threading.Event(), quiet=True)
-
-
-def finish(begun, folder, stage=STAGE):
-    """The weights at the end of a run, and the lines of its metrics."""
-    with opened(begun, folder, stage) as room:
-        state = run_reinforcement(room, stage)
-        return jax.device_get(jax.tree.leaves(state.weights)), Run(folder).metrics()
+    return begin(tmp_path_factory.mktemp("begun") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +118,16 @@ def test_a_reward_that_always_fails_stops_the_run_and_says_which(begun, tmp_path
     broken = Rubric(name="broken", where=EVEN.where.replace("Even", "Broken"))
     with pytest.raises(RuntimeError, match=r"reward 'broken' failed \d+ of \d+ calls; the last time it .*is broken"):
         finish(begun, tmp_path, replace(STAGE, reward=broken, groups=16))
+
+
+def test_difficulty_is_measured_of_a_run_and_kept_as_a_file(begun, tmp_path):
+    exam, pool = Exam(attempts=4, tokens=8, slots=16), ASKED()
+    table, marks = measure(begun, "begin", "student", pool, exam)
+    table.save(tmp_path / "difficulty.json")
+    again = Table.load(tmp_path / "difficulty.json")
+    assert again.ids == tuple(item.id for item in pool) and (again.attempts == 4).all()
+    np.testing.assert_array_equal(again.successes, marks.successes)
+    same = exam(load_weights(begun, "begin", "student"), pool, Bytes())
+    np.testing.assert_array_equal(again.successes, same.successes)
+    with pytest.raises(ValueError, match="there are no questions to ask"):
+        measure(begun, "begin", "student", pool.select(levels=(7,)), exam)

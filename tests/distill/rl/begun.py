@@ -1,0 +1,67 @@
+"""A run of reinforcement learning, small: a model that has hardly begun, what it is asked, and a room for it."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from distill import AdamW, Experiment, Learner, Stage, Trained, WarmupCosine
+from distill.ceiling import Ceiling
+from distill.launch import run_experiment
+from distill.metrics import Metrics
+from distill.rl.loop import run_reinforcement
+from distill.rl.order import FirstInFirstOut
+from distill.rl.reward import Rubric
+from distill.rl.stage import LogNormal, Reinforcement
+from distill.room import Room
+from distill.run import Run
+from distill.tasks.small import Small
+from distill.tasks.source import Questions
+from losses import Constant, Distill, NoGate
+from models.config import SCOUT_PICO, Layer, tiny
+
+MODEL = replace(tiny(SCOUT_PICO), pattern=(Layer(rope=True, moe=True), Layer(rope=False, moe=False)), layers=2)
+ASKED = Small(tasks=("reverse", "sort"), levels=(0,), train=40, held_out=8)
+EVEN = Rubric(name="even", where=f"{Path(__file__).parent / 'rewards.py'}:Even")
+LEARNER = Learner(
+    name="student",
+    model=MODEL,
+    loss=Distill(alpha=Constant(0.0), gate=NoGate()),
+    optimizer=AdamW(rate=WarmupCosine(peak=1e-2)),
+)
+STAGE = Reinforcement(
+    name="rl", learner=replace(LEARNER, start="begun", optimizer=AdamW(rate=WarmupCosine(peak=1e-3))), steps=5,
+    questions=ASKED, groups=4, samples=4, tokens=8, length=16, slots=16, reward=EVEN, save_every=2,
+    order=FirstInFirstOut(), max_policy_lag=1, pipeline_depth=1,
+)  # fmt: skip
+SLOW = LogNormal(mean=-3.5, sigma=1.5, most=0.5)
+
+
+def begin(folder: Path) -> Path:
+    """The run of a model that has learned to end its answers."""
+    stage = Stage(name="begin", learners=(LEARNER,), steps=60, rows=32, length=16, save_every=60)
+    made = Experiment(name="begun", stages=(stage,), corpus=Questions(ASKED), held_out=1, glance=1)
+    run_experiment(made, folder, quiet=True)
+    return folder
+
+
+@contextmanager
+def opened(begun: Path, folder: Path, stage: Reinforcement) -> Iterator[Room]:
+    """A room for a run of one stage, of a model that has begun."""
+    given = Trained(name="begun", run=str(begun), stage="begin", learner="student")
+    stand_in = Stage(name=stage.name, learners=(stage.learner,), steps=1, length=16)
+    experiment = Experiment(name="rl", stages=(stand_in,), given=(given,), corpus=Questions(ASKED))
+    folder.mkdir(parents=True, exist_ok=True)
+    with Metrics(folder) as metrics:
+        yield Room(experiment, Run(folder), metrics, Ceiling(1.0), threading.Event(), quiet=True)
+
+
+def finish(begun: Path, folder: Path, stage: Reinforcement = STAGE) -> tuple[list[np.ndarray], list[dict]]:
+    """The weights at the end of a run, and the lines of its metrics."""
+    with opened(begun, folder, stage) as room:
+        state = run_reinforcement(room, stage)
+        return jax.device_get(jax.tree.leaves(state.weights)), Run(folder).metrics()
