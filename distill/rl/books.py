@@ -46,6 +46,8 @@ class Books:
     """those that were judged and are not used up"""
     kept: dict[int, Rollouts] = field(init=False, default_factory=dict)
     """those that a journal kept from before a restart, to be used if they are asked for again"""
+    used: list[Rollouts] = field(init=False, default_factory=list)
+    """those that the last batch used up, the ones that it passed over with them"""
 
     def __post_init__(self) -> None:
         self.controller = Controller(self.stage.limits, self.stage.order)
@@ -120,7 +122,7 @@ class Books:
         """What each answer earned beside the others of its group."""
         if not batch:
             return np.zeros((0, self.stage.samples), np.float32)
-        rewards, valid = (np.stack([getattr(one, name) for one in batch]) for name in ("rewards", "valid"))
+        rewards, valid = np.stack([one.rewards for one in batch]), np.stack([one.valid for one in batch])
         return np.asarray(self.stage.gradient.advantage(rewards, valid), np.float32)
 
     def state(self) -> dict[str, Any]:

@@ -19,14 +19,12 @@ class Publisher:
 
     Args:
       mesh: the actor's.
-      dtype: that products of the actor are in; None: as the learner has them.
     """
 
     def __init__(self, mesh: jax.sharding.Mesh) -> None:
         self._mesh = mesh
         self._there = threading.Condition()
         self._versions: dict[int, Weights] = {}
-        self._error: BaseException | None = None
 
     def publish(self, version: int, weights: Weights) -> None:
         """Copies the weights; they are the actor's when this returns."""
