@@ -55,6 +55,12 @@ class Books:
         self.curriculum = Curriculum(pool=prompts, sampler=self.stage.sampler, quota=self.stage.quota, seed=self.seed)
         self.trackers = {0: Tracker.blank(prompts.ids)}
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt, under whatever system."""
+        word = max((one.short for one in self.stage.systems), key=len)
+        return max(len(self.tokenizer.document(word + item.text)) - 1 for item in self.pool)
+
     def item(self, uid: int) -> Item:
         """What a group is asked."""
         index = self.blocks[uid // self.stage.groups][uid % self.stage.groups]

@@ -3,16 +3,19 @@
 import queue
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from distill.checkpoint import Checkpoints
+from distill.data.batch import Batch
+from distill.hold import AsItIs
 from distill.loop import Interrupted
 from distill.progress import Progress
 from distill.reading import put
@@ -30,7 +33,8 @@ from distill.room import Room
 from distill.state import State, Weights, abstract, parts, whole
 from distill.step import Step
 from distill.tasks.item import Item
-from distill.teacher import StoredTeacher
+from distill.teacher import LiveTeacher, StoredTeacher
+from losses import Credit, token_logps
 from models.sampler import Sampler
 from models.sampling import Sampling
 
@@ -51,6 +55,7 @@ def run_reinforcement(room: Room, stage: Reinforcement) -> State:
         journal = stack.enter_context(Journal(room.run.path / "journal" / stage.name))
         pool = stage.questions().select(split="train")
         books = Books(stage, pool, room.experiment.tokenizer, journal, seed)
+        stage.check_questions(books.longest)
         checkpoints = stack.enter_context(Checkpoints(folder, room.experiment.retention))
         state, start, published = _begin(room, stage, books, checkpoints)
         if start == stage.steps:
@@ -77,6 +82,26 @@ def grades(rewards: Rewards, name: str) -> Grade:
         return [float("nan") if isinstance(one, Failed) else one for one in graded]
 
     return grade
+
+
+def hearing(room: Room, stage: Reinforcement) -> Callable[[Batch], Batch]:
+    """Adds what the teacher thinks of every token that was drawn to a batch [a b t]; nothing without one."""
+    if stage.teacher is None:
+        return lambda batch: batch
+    (teacher,) = room.teachers((stage.teacher,), AsItIs())
+
+    @jax.jit
+    def hear(teacher: LiveTeacher, batch: Batch) -> Batch:
+        def judge(part: Batch) -> Array:
+            model, bias = teacher.weights.model, teacher.weights.bias
+            hidden, _ = model(part.tokens, part.layout(), bias, teacher.execution)
+            head = model.head[...].astype(hidden.dtype)
+            return token_logps(hidden, head, part.labels, part.mask, stage.temperature)[0]
+
+        assert isinstance(batch.targets, Credit)
+        return replace(batch, targets=replace(batch.targets, teacher=jax.lax.map(judge, batch)))
+
+    return lambda batch: hear(teacher, batch)
 
 
 def _sampler(room: Room, stage: Reinforcement, seed: int) -> Sampler:
@@ -129,6 +154,7 @@ class _Learning:
         stage, learner = self.stage, self.stage.learners[0]
         step = jax.jit(Step((learner,), stage.steps, self.room.experiment.execution), donate_argnums=0)
         mesh, pad = self.room.experiment.mesh.build(), self.room.experiment.tokenizer.pad
+        hear = hearing(self.room, stage)
         self.publisher.publish(start, state.weights)
         for job in self.books.again(start):
             self._ask([job])
@@ -139,7 +165,8 @@ class _Learning:
                 idle = time.monotonic() - began
                 advantages = self.books.advantages(groups)
                 rows = to_batch(groups, advantages, stage.rows, stage.length, pad)
-                (state,), metrics = step((state,), StoredTeacher(), put(rows, stage.accumulate, mesh))
+                batch = hear(put(rows, stage.accumulate, mesh))
+                (state,), metrics = step((state,), StoredTeacher(), batch)
                 number = version + 1
                 if number < stage.steps:
                     self.publisher.publish(number, state.weights)

@@ -1,5 +1,6 @@
 """A stage of reinforcement learning, and what is refused at the door."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -93,6 +94,45 @@ class Reinforcement:
     log_every: int = 1
     save_every: int = 25
     """updates between checkpoints"""
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "groups", "tokens", "length", "slots", "accumulate", "log_every", "save_every")
+        for name, least in (*((name, 1) for name in counts), ("samples", 2), ("retries", 0)):
+            if vars(self)[name] < least:
+                raise ValueError(f"stage {self.name!r}: {name} is {vars(self)[name]}; it must be at least {least}")
+        if self.rows % self.accumulate:
+            raise ValueError(
+                f"stage {self.name!r}: {self.groups} groups of {self.samples} do not divide into "
+                f"accumulate={self.accumulate} micro-batches"
+            )
+        if not 0.0 < self.temperature < math.inf or not self.patience > 0.0:
+            raise ValueError(
+                f"stage {self.name!r}: temperature {self.temperature} and patience {self.patience} must be above 0; an "
+                "answer drawn without chance has no probability to weigh it by"
+            )
+        if (self.teacher is None) != (self.credit == 0.0) or self.credit < 0.0:
+            raise ValueError(
+                f"stage {self.name!r}: teacher={self.teacher!r} with credit={self.credit}; name a teacher and give "
+                "it a credit above 0, or leave both out"
+            )
+        _ = self.limits, self.learners  # they refuse what they cannot be
+
+    def check_questions(self, longest: int) -> None:
+        """Refuses rows that its questions and answers do not fit.
+
+        Args:
+          longest: tokens of the longest prompt.
+
+        Raises:
+          ValueError: with what would do.
+        """
+        needed, room = longest + self.tokens, min(self.length + 1, self.learner.model.max_positions)
+        if needed > room:
+            raise ValueError(
+                f"stage {self.name!r}: a prompt of {longest} tokens and an answer of {self.tokens} are {needed}, "
+                f"and there is room for {room}: a row of {self.length} and a label, in "
+                f"{self.learner.model.max_positions} positions; set length to {needed - 1}, or ask for shorter answers"
+            )
 
     @property
     def limits(self) -> Limits:

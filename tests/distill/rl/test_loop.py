@@ -131,3 +131,37 @@ def test_difficulty_is_measured_of_a_run_and_kept_as_a_file(begun, tmp_path):
     np.testing.assert_array_equal(again.successes, same.successes)
     with pytest.raises(ValueError, match="there are no questions to ask"):
         measure(begun, "begin", "student", pool.select(levels=(7,)), exam)
+
+
+def test_a_teacher_that_is_the_learner_thinks_of_every_token_what_the_learner_thinks_and_one_it_leaves_pulls(
+    begun, tmp_path
+):
+    stage = replace(STAGE, steps=3, teacher="begun", credit=0.5, max_policy_lag=0, pipeline_depth=0)
+    _, lines = finish(begun, tmp_path, stage)
+    assert lines[0]["student/teacher_hard"] == pytest.approx(lines[0]["student/hard"], abs=1e-5)
+    assert abs(lines[2]["student/teacher_hard"] - lines[2]["student/hard"]) > 1e-5
+    _, without = finish(begun, tmp_path / "without", replace(stage, teacher=None, credit=0.0))
+    assert lines[0]["student/loss"] == pytest.approx(without[0]["student/loss"], abs=1e-6)
+    assert lines[2]["student/loss"] != without[2]["student/loss"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "stage 'rl': steps is 0; it must be at least 1"),
+        ({"samples": 1}, "samples is 1; it must be at least 2"),
+        ({"accumulate": 3}, "4 groups of 4 do not divide into accumulate=3 micro-batches"),
+        ({"temperature": 0.0}, "an answer drawn without chance has no probability"),
+        ({"teacher": "begun"}, "teacher='begun' with credit=0.0; name a teacher and give it a credit"),
+        ({"credit": 1.0}, "teacher=None with credit=1.0"),
+        ({"pipeline_depth": 2}, "pipeline_depth 2 must lie within 0 and max_policy_lag 1"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(STAGE, **changes)
+
+
+def test_questions_that_do_not_fit_a_row_are_refused_before_anything_is_drawn(begun, tmp_path):
+    with pytest.raises(ValueError, match=r"a prompt of 7 tokens and an answer of 8 are 15, and there is room for 13"):
+        finish(begun, tmp_path, replace(STAGE, length=12))
