@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from losses.head import project, pull
+from losses.signal import cut, paste
 
 
 @runtime_checkable
@@ -113,25 +114,25 @@ def _sweep(objective: Objective, size: int, hidden, head, rows, learn: Callable,
     def weigh(book, piece):
         # what lies within reach of the piece, on either side: the work is linear in the length of a row
         start = jnp.clip(piece.start - objective.reach, 0, length - near)
-        return _cut(objective.weigh(_cut(book, start, near), rows.slice(start, near)), piece.start - start, size)
+        return cut(objective.weigh(cut(book, start, near), rows.slice(start, near)), piece.start - start, size)
 
     def one_behind(state, index):
         carry, book, last = state
         piece, notes = read(index)
-        book = _paste(book, notes, piece.start)
-        carry = learn(carry, last, _cut(book, last.start, size), weigh(book, last))
+        book = paste(book, notes, piece.start)
+        carry = learn(carry, last, cut(book, last.start, size), weigh(book, last))
         return (carry, book, piece), None
 
     first, notes = read(jnp.int32(0))
-    book = _paste(_blank(notes, length), notes, first.start)
+    book = paste(_blank(notes, length), notes, first.start)
     (carry, book, last), _ = jax.lax.scan(one_behind, (carry, book, first), jnp.arange(1, count))
-    return learn(carry, last, _cut(book, last.start, size), weigh(book, last))
+    return learn(carry, last, cut(book, last.start, size), weigh(book, last))
 
 
 def _after_all(objective, size, rows, read, count, length, learn, carry):
     def look(book, index):
         piece, notes = read(index)
-        return _paste(book, notes, piece.start), None
+        return paste(book, notes, piece.start), None
 
     blank = _blank(jax.eval_shape(lambda: read(jnp.int32(0))[1]), length)
     book = jax.lax.scan(look, blank, jnp.arange(count))[0]
@@ -139,7 +140,7 @@ def _after_all(objective, size, rows, read, count, length, learn, carry):
 
     def at_last(carry, index):
         piece, _ = read(index)
-        return learn(carry, piece, _cut(book, piece.start, size), _cut(weights, piece.start, size)), None
+        return learn(carry, piece, cut(book, piece.start, size), cut(weights, piece.start, size)), None
 
     return jax.lax.scan(at_last, carry, jnp.arange(count))[0]
 
@@ -163,7 +164,7 @@ def _by_pieces(objective, size, hidden, head, rows):
         total, pages = carry
         values, remarks = objective.judge(piece.logits, piece.rows, weights)
         total = total + jnp.sum(jnp.where(piece.fresh, values, 0.0))
-        return total, _paste(pages, (notes, weights, remarks), piece.start)
+        return total, paste(pages, (notes, weights, remarks), piece.start)
 
     blank = jnp.float32(0.0), _notes(objective, size, hidden, head, rows)
     return _sweep(objective, size, hidden, head, rows, learn, blank)
@@ -183,7 +184,7 @@ def _forward(objective, size, hidden, head, rows):
         d_part, d_piece = pull(piece.hidden, head, d_logits)
         d_part = d_part + jax.lax.dynamic_slice_in_dim(d_hidden, piece.start, size, axis=1)
         d_hidden = jax.lax.dynamic_update_slice_in_dim(d_hidden, d_part, piece.start, axis=1)
-        return total + value, _paste(pages, (notes, weights, remarks), piece.start), d_hidden, d_head + d_piece
+        return total + value, paste(pages, (notes, weights, remarks), piece.start), d_hidden, d_head + d_piece
 
     blank = jnp.float32(0.0), _notes(objective, size, hidden, head, rows)
     zeros = jnp.zeros(hidden.shape, jnp.float32), jnp.zeros(head.shape, jnp.float32)
@@ -202,11 +203,3 @@ _by_pieces.defvjp(_forward, _backward)
 
 def _blank(tree, length):
     return jax.tree.map(lambda x: jnp.zeros((x.shape[0], length), x.dtype), tree)
-
-
-def _paste(pages, tree, start):
-    return jax.tree.map(lambda page, x: jax.lax.dynamic_update_slice_in_dim(page, x, start, axis=1), pages, tree)
-
-
-def _cut(tree, start, size):
-    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=1), tree)

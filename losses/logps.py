@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
 from losses.head import project, pull
-from losses.signal import contract, cut, pick
+from losses.signal import contract, cut, paste, pick
 
 
 def token_logps(
@@ -55,7 +55,7 @@ def _read(size, temperature, hidden, head, labels) -> tuple[Array, Array]:
     def look(pages, start):
         log_probs = _log_probs(project(cut(hidden, start, size), head), temperature)
         found = pick(log_probs, cut(labels, start, size)), -contract(jnp.exp(log_probs), log_probs)
-        return jax.tree.map(lambda page, x: _paste(page, x, start), pages, found), None
+        return paste(pages, found, start), None
 
     blank = jnp.zeros(labels.shape, jnp.float32)
     return jax.lax.scan(look, (blank, blank), _starts(size, labels.shape[1]))[0]
@@ -76,8 +76,8 @@ def _backward(size, temperature, inputs, cotangents):
         part, tokens = cut((hidden, labels), start, size)
         _, back = jax.vjp(lambda logits: pick(_log_probs(logits, temperature), tokens), project(part, head))
         d_part, d_piece = pull(part, head, back(cut(asked, start, size))[0])
-        d_hidden = _paste(d_hidden, d_part + cut(d_hidden, start, size), start)
-        return (_paste(asked, jnp.zeros_like(tokens, jnp.float32), start), d_hidden, d_head + d_piece), None
+        d_hidden = paste(d_hidden, d_part + cut(d_hidden, start, size), start)
+        return (paste(asked, jnp.zeros_like(tokens, jnp.float32), start), d_hidden, d_head + d_piece), None
 
     zeros = jnp.zeros(hidden.shape, jnp.float32), jnp.zeros(head.shape, jnp.float32)
     (_, d_hidden, d_head), _ = jax.lax.scan(learn, (asked, *zeros), _starts(size, hidden.shape[1]))
@@ -94,7 +94,3 @@ def _log_probs(logits: Float[Array, "b c v"], temperature: float) -> Float[Array
 
 def _starts(size: int, length: int) -> Int[Array, " n"]:
     return jnp.minimum(jnp.arange(-(-length // size)) * size, length - size)
-
-
-def _paste(page: Array, piece: Array, start: Int[Array, ""]) -> Array:
-    return jax.lax.dynamic_update_slice_in_dim(page, piece, start, axis=1)

@@ -225,6 +225,11 @@ def cut(tree: T, start: Int[Array, ""], size: int) -> T:
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=1), tree)
 
 
+def paste(pages: T, tree: T, start: Int[Array, ""]) -> T:
+    """The pages [b t ...] with a piece of each in its place, from `start` on."""
+    return jax.tree.map(lambda page, x: jax.lax.dynamic_update_slice_in_dim(page, x, start, axis=1), pages, tree)
+
+
 def pick(values: Float[Array, "b t v"], ids: Int[Array, "b t"]) -> Float[Array, "b t"]:
     """The value of one id at every position."""
     return rearrange(jnp.take_along_axis(values, rearrange(ids, "b t -> b t 1"), axis=-1), "b t 1 -> b t")

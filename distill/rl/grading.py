@@ -37,8 +37,6 @@ class Grading:
     tokenizer: Tokenizer
     latency: Callable[[int], float] | None = None
     found: "queue.Queue[Rollouts | Broken | BaseException]" = field(default_factory=queue.Queue)
-    failed: int = 0
-    """answers that could not be judged"""
 
     def start(self) -> None:
         """Begins to judge."""
@@ -85,5 +83,4 @@ class Grading:
         answers = [(item, self.tokenizer.decode(group.completion(sample)[:-1])) for sample in asked]
         rewards = np.where(group.sound, 0.0, np.nan).astype(np.float32)
         rewards[asked] = self.grade(answers)
-        self.failed += int(np.isnan(rewards).sum())
         return replace(group, rewards=rewards, outcomes=rewards >= 1.0)

@@ -256,4 +256,5 @@ def describe(groups: Sequence[Rollouts], used: Sequence[Rollouts], version: int)
         "lag": float(np.mean(lags)) if lags else float("nan"),
         "lag_max": float(max(lags, default=0)),
         "length": float(lengths.mean()),
+        "masked": float(sum((~one.valid).sum() for one in used)),
     }
