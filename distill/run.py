@@ -158,7 +158,7 @@ def open_run(path: str | Path, experiment: Any) -> Iterator[Run]:
     config = {"schema": SCHEMA, **to_json(experiment)}
     _check_folder(run.path)
     run.path.mkdir(parents=True, exist_ok=True)
-    with _alone(run.path):
+    with alone(run.path):
         now = environment()
         if (run.path / "config.json").exists():
             _settle(run, config, experiment)
@@ -221,8 +221,12 @@ def _note_environment(run: Run, now: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Holds the lock of the folder; the system lets go of it when the process ends, however it ends."""
+def alone(path: Path) -> Iterator[None]:
+    """Holds the lock of a folder; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        ValueError: another process holds it.
+    """
     file = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

@@ -1,17 +1,17 @@
 """The journal: what happened to every group, on the disk before the learner acts on it."""
 
-import fcntl
 import os
-import socket
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from distill.rl.record import Event, Record, encode
 from distill.rl.segments import chain, cut_at, new_segment, records, segments, whole_until
+from distill.run import alone
 from models.disk import sync
 
 ENDS = (Event.CONSUMED, Event.FILTERED, Event.EXPIRED, Event.POISONED)
@@ -38,7 +38,8 @@ class Journal:
         self.folder, self._segment, self._mutex = folder, segment, threading.Lock()
         self._closed = False
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _alone(folder)
+        self._held = ExitStack()
+        self._held.enter_context(alone(folder))
         try:
             if not segments(folder):
                 new_segment(folder, 0)
@@ -50,7 +51,7 @@ class Journal:
             sync(self._path)
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         except BaseException:
-            os.close(self._lock)
+            self._held.close()
             raise
         self.end = whole
         """the offset behind the last record"""
@@ -135,7 +136,7 @@ class Journal:
                 self._closed = True
                 os.fsync(self._file)
                 os.close(self._file)
-                os.close(self._lock)
+                self._held.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -181,17 +182,3 @@ def audit(records: Iterable[Record], live: Iterable[int] = ()) -> Audit:
     counts = Counter(event.value for event in last.values())
     lost = set(last) - ended - set(live)
     return Audit({event.value: counts[event.value] for event in Event}, tuple(sorted(lost)), tuple(sorted(doubled)))
-
-
-def _alone(folder: Path) -> int:
-    """Holds the lock of the folder; the system lets go of it when the process ends, however it ends."""
-    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.read(file, 200).decode(errors="replace") or "another process"
-        os.close(file)
-        raise ValueError(f"{folder} is written by {holder}; wait until it is done, or stop it") from error
-    os.ftruncate(file, 0)
-    os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
-    return file

@@ -198,9 +198,7 @@ time.sleep(100)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdout and process.stdout.readline() == b"open\n"
-        with pytest.raises(
-            ValueError, match=f"is written by process {process.pid} on .*; wait until it is done, or st"
-        ):
+        with pytest.raises(ValueError, match=f"in use by process {process.pid} on .*; wait until it is done, st"):
             Journal(tmp_path)
         process.send_signal(signal.SIGKILL)
     Journal(tmp_path).close()
