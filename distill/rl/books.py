@@ -38,8 +38,8 @@ class Books:
     seed: int
     controller: Controller = field(init=False)
     curriculum: Curriculum = field(init=False)
-    trackers: dict[int, Tracker] = field(init=False)
-    """what was known when each version was the newest"""
+    tracker: Tracker = field(init=False)
+    """what is known of each prompt, up to the last batch: a group is admitted while its version is the newest"""
     blocks: dict[int, list[int]] = field(init=False, default_factory=dict)
     """indices of the prompts of a batch's worth of groups"""
     groups: dict[int, Rollouts] = field(init=False, default_factory=dict)
@@ -53,7 +53,7 @@ class Books:
         self.controller = Controller(self.stage.limits, self.stage.order)
         prompts = prompts_of(self.pool)
         self.curriculum = Curriculum(pool=prompts, sampler=self.stage.sampler, quota=self.stage.quota, seed=self.seed)
-        self.trackers = {0: Tracker.blank(prompts.ids)}
+        self.tracker = Tracker.blank(prompts.ids)
 
     @property
     def longest(self) -> int:
@@ -76,7 +76,7 @@ class Books:
             block = uid // self.stage.groups
             if block not in self.blocks:
                 progress = min(version / self.stage.steps, 1.0)
-                drawn = self.curriculum.draw(self.trackers[version], block, self.stage.groups, progress)
+                drawn = self.curriculum.draw(self.tracker, block, self.stage.groups, progress)
                 self.blocks[block] = drawn.tolist()
             item = self.item(uid)
             self.journal.append(Record(Event.ADMITTED, (uid,), version, {"item": item.id}))
@@ -119,7 +119,7 @@ class Books:
         used = [self.groups.pop(uid) for uid in sorted(before - set(self.controller.line.groups)) if uid in self.groups]
         found = {group.uid: group for group in used}
         self.journal.append(Record(Event.CONSUMED, tuple(batch), version))
-        self.trackers[version + 1] = self._observed(self.trackers[version], used, version)
+        self.tracker = self._observed(used, version)
         self._forget()
         self.used = used
         return [found[uid] for uid in batch]
@@ -135,7 +135,7 @@ class Books:
         """All of it but the groups themselves, which are in the journal, as JSON."""
         return {
             "controller": self.controller.state(),
-            "trackers": {str(version): tracker.state() for version, tracker in self.trackers.items()},
+            "tracker": self.tracker.state(),
             "blocks": {str(block): indices for block, indices in self.blocks.items()},
             "journal": self.journal.sync(),
             "pool": self.pool.fingerprint,
@@ -152,9 +152,8 @@ class Books:
                 f"the checkpoint is of the questions {state['pool'][:12]}, these are {self.pool.fingerprint[:12]}; "
                 "bring back the old ones, or start the stage anew"
             )
-        blank = self.trackers[0]
         self.controller = Controller.restore(state["controller"], self.stage.limits, self.stage.order)
-        self.trackers = {int(version): blank.restore(each) for version, each in state["trackers"].items()}
+        self.tracker = self.tracker.restore(state["tracker"])
         self.blocks = {int(block): indices for block, indices in state["blocks"].items()}
         out = {uid for uid, _ in self.controller.out}
         for _, record in self.journal.read():
@@ -164,17 +163,15 @@ class Books:
                 (self.groups if live else self.kept)[group.uid] = group
         self.journal.truncate(state["journal"])
 
-    def _observed(self, tracker: Tracker, used: list[Rollouts], number: int) -> Tracker:
+    def _observed(self, used: list[Rollouts], number: int) -> Tracker:
         known = [group for group in used if group.valid.any()]
         indices = np.array([self.blocks[g.uid // self.stage.groups][g.uid % self.stage.groups] for g in known], int)
         solved = np.array([(group.outcomes & group.valid).sum() for group in known], int)
         tried = np.array([group.valid.sum() for group in known], int)
-        return self.curriculum.observe(tracker, indices, solved, tried, number)
+        return self.curriculum.observe(self.tracker, indices, solved, tried, number)
 
     def _forget(self) -> None:
         """What nobody will ask for again."""
-        oldest = self.controller.oldest
-        self.trackers = {version: each for version, each in self.trackers.items() if version >= oldest}
         first = min([*self.controller.line.groups, self.controller.line.admitted]) // self.stage.groups
         self.blocks = {block: indices for block, indices in self.blocks.items() if block >= first}
 

@@ -194,7 +194,6 @@ class _Learning:
             self._ask(self.books.admit(version))
             groups = self.books.take(version)
             if groups is not None:
-                self._ask(self.books.admit(version))
                 return groups
             try:
                 one = self.grading.found.get(timeout=1.0)

@@ -52,7 +52,7 @@ def test_an_answer_that_equals_the_right_one_counts(weights):
     longer = np.append(one.logprobs, one.logprobs[:1])
     ended = replace(one, tokens=np.array([*one.tokens, BYTES.end]), logprobs=longer, stopped=True)
     assert exam._right(replace(item, answer=text), ended, BYTES)
-    assert not exam._right(replace(item, answer=text), one, BYTES)
+    assert not exam._right(replace(item, answer=text), replace(ended, stopped=False), BYTES)
     assert not exam._right(replace(item, answer=f"{text}x"), ended, BYTES)
 
 
