@@ -101,7 +101,7 @@ def measure(batches: int, tokens: int, rounds: int, folder: Path) -> str:
         rounds=rounds,
         warm=1,
     )
-    amount = capture.stage.tokens
+    amount = capture.stage.seen
     lines = [table.show(), ""]
     lines += [f"{name:8} {amount / table.median(name):12,.0f} tokens/s" for name in table.seconds]
     files, start = sorted(store.folder.iterdir()), time.perf_counter()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from distill.run import Run, load_run
 from distill.state import Weights
-from distill.trained import load_weights
+from distill.trained import learners, load_weights
 from models import huggingface, prompt
 from models.bpe import open_tokenizer
 from models.images import TILES, Tiled, read_image, split
@@ -215,11 +215,12 @@ def _sort(path: Path, words: Sequence[str]) -> tuple[Sequence[str], str | None]:
 
 def _only(run: Run) -> tuple[str, str]:
     """The one learner of a run's last stage."""
-    stages = run.config["stages"]
-    every = [f"{stage['name']} {learner['name']}" for stage in stages for learner in stage["learners"]]
-    if len(stages[-1]["learners"]) > 1:
+    stages = learners(run.config)
+    every = [f"{stage} {one['name']}" for stage, taught in stages.items() for one in taught]
+    last, names = list(stages.items())[-1]
+    if len(names) > 1:
         raise ValueError(f"{run.path} has several learners; name a stage and one of its learners: {', '.join(every)}")
-    return stages[-1]["name"], stages[-1]["learners"][0]["name"]
+    return last, names[0]["name"]
 
 
 def _separates(tokenizer: Tokenizer) -> bool:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from distill.data.batch import Batch
 from distill.experiment import Experiment
 from distill.items import named_leaves
-from distill.launch import load
+from distill.options import load
 from distill.reading import put, stage_loader
 from distill.stage import Learner, Stage
 from distill.state import create
@@ -106,7 +106,7 @@ def norms(experiment: Experiment, stage: Stage) -> dict[str, dict[str, list[floa
 
 def draw(experiment: Experiment, stage: Stage, count: int) -> list[Batch]:
     """The first batches of a stage, on the devices."""
-    batches = stage_loader(experiment, stage).batches(experiment.corpus)
+    batches = stage_loader(experiment, stage).batches(experiment.corpus_of(stage))
     return [put(next(batches), stage.accumulate, experiment.mesh.build()) for _ in range(count)]
 
 
@@ -134,10 +134,10 @@ def main(
         tiny: look at the shrunken experiment.
     """
     experiment = load(file).tiny() if tiny else load(file)
-    names = [each.name for each in experiment.stages]
+    names = [each.name for each in experiment.lessons]
     if stage is not None and stage not in names:
         raise ValueError(f"there is no stage {stage!r} in {file}; there are {names}")
-    chosen = experiment.stages[names.index(stage) if stage else 0]
+    chosen = experiment.lessons[names.index(stage) if stage else 0]
     if look == "overfit":
         for name, (first, last) in overfit(experiment, chosen).items():
             verdict = "learns" if last < 0.5 * first else "does not learn"

@@ -7,9 +7,11 @@ from distill.checkpoint import Retention
 from distill.data.source import Herd, Source
 from distill.given import Given, Trained
 from distill.mesh import Mesh
-from distill.stage import Learner, Stage, check_stage
+from distill.rl.stage import Reinforcement
+from distill.stage import Learner, Stage, Staged
 from distill.start import check_start
-from distill.tiny import tiny_models, tiny_stage
+from distill.tasks.examination import Examination
+from distill.tiny import tiny_models
 from models.bpe import BPE
 from models.config import Config
 from models.llama4 import Execution
@@ -21,8 +23,9 @@ class Experiment:
     """One question. `name` is its run folder's; `stages` run in order; every number follows from `seed`."""
 
     name: str
-    stages: tuple[Stage, ...]
+    stages: tuple[Stage | Reinforcement, ...]
     corpus: Source = field(default_factory=Herd)
+    """what stages read that have none of their own"""
     tokenizer: Bytes | BPE = field(default_factory=Bytes)
     given: tuple[Given | Trained, ...] = ()
     """models from elsewhere, to be teachers and starts"""
@@ -33,8 +36,12 @@ class Experiment:
     """batches of held-out text behind every final figure"""
     glance: int = 4
     """batches of held-out text looked at with every checkpoint"""
+    examination: Examination | None = None
+    """held-out questions that every learner is asked after its stage; None: none"""
     compare: tuple[str, str] | None = None
     """two stages with learners of the same names: paired differences of held-out cross-entropy, first minus second"""
+    contrasts: tuple[tuple[str, str], ...] = ()
+    """pairs of learners: paired differences of the share of right answers in the examination, first minus second"""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -50,17 +57,32 @@ class Experiment:
         for stage in self.stages:
             for learner in stage.learners:
                 check_start(learner, self.given, earlier)
-            check_stage(stage, earlier, self.mesh)
+            stage.check(earlier, self.mesh)
             earlier |= {learner.name: learner for learner in stage.learners}
         if self.compare is not None and not set(self.compare) <= set(names):
             raise ValueError(f"compare={self.compare} names a stage that is not among {names}")
+        strange = {name for pair in self.contrasts for name in pair} - {*earlier}
+        if self.contrasts and (strange or self.examination is None):
+            raise ValueError(
+                f"contrasts={self.contrasts} compare the answers of learners in an examination, and there is "
+                f"{f'no learner {sorted(strange)}' if strange else 'none'}; the learners are {sorted(earlier)}"
+            )
+
+    def corpus_of(self, stage: Staged) -> Source:
+        """What a stage reads."""
+        return stage.corpus or self.corpus
+
+    @property
+    def lessons(self) -> tuple[Stage, ...]:
+        """The stages in which text is read."""
+        return tuple(stage for stage in self.stages if isinstance(stage, Stage))
 
     def lesson_of(self, name: str) -> Stage | None:
         """The stage in which a live teacher teaches the learner of this name, if any; twins are held against it."""
-        live = (stage for stage in self.stages if stage.teacher not in (None, name) and not stage.store)
+        live = (stage for stage in self.lessons if stage.live and stage.teacher != name)
         return next((stage for stage in live if name in [one.name for one in stage.learners]), None)
 
-    def stage_of(self, name: str) -> Stage:
+    def stage_of(self, name: str) -> Staged:
         """The first stage in which the learner of this name learns: where a teacher's weights come from."""
         return next(stage for stage in self.stages if name in [learner.name for learner in stage.learners])
 
@@ -71,7 +93,7 @@ class Experiment:
             return given.model
         return next(learner.model for learner in self.stage_of(name).learners if learner.name == name)
 
-    def inside(self, stage: Stage, learner: Learner) -> Config | None:
+    def inside(self, stage: Staged, learner: Learner) -> Config | None:
         """What the teacher is whose layers the learner's are compared with; None: they are compared with nothing."""
         return self.model_of(stage.teacher) if stage.teacher and learner.opens else None
 
@@ -85,7 +107,8 @@ class Experiment:
         return dataclasses.replace(
             self,
             name=f"{self.name}-tiny",
-            stages=tuple(tiny_stage(stage, models) for stage in self.stages),
+            stages=tuple(stage.tiny(models) for stage in self.stages),
+            examination=self.examination and self.examination.tiny(),
             mesh=Mesh(),
             held_out=2,
             glance=1,

@@ -9,7 +9,7 @@ from typing import Literal
 
 from distill.progress import Progress
 from distill.run import load_run
-from distill.trained import load_weights
+from distill.trained import learners, load_weights
 from models import huggingface
 
 
@@ -34,7 +34,7 @@ def export(
         FileNotFoundError: the stage has not saved anything yet.
     """
     found = load_run(run)
-    stages = {one["name"]: [each["name"] for each in one["learners"]] for one in found.config["stages"]}
+    stages = {name: [each["name"] for each in taught] for name, taught in learners(found.config).items()}
     chosen = list(stages)[-1] if stage is None else stage
     names = stages.get(chosen, [])
     if learner is None and len(names) > 1:

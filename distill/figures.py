@@ -192,6 +192,7 @@ def experts(models: Rows, hue: Mapping[str, str]) -> Figure | None:
 
 def speed(timings: Rows) -> Figure | None:
     """Tokens per second over the run's wall-clock time, stage after stage; below, the share of the ceiling (MFU)."""
+    timings = [row for row in timings if "tokens_per_second" in row]
     if not timings:
         return None
     measures = [("tokens_per_second", "tokens per second")]

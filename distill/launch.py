@@ -1,115 +1,28 @@
-"""From a command line to finished runs: parse, train every stage of every seed, evaluate, report."""
+"""From a command line to finished runs: train every stage of every seed, evaluate, report."""
 
 import logging
-import runpy
+import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from distill import ceiling
 from distill.apart import voice_of
 from distill.evaluate import Score, evaluate
 from distill.experiment import Experiment
-from distill.loop import Interrupted, check_room, run_stage, stopping
+from distill.loop import Interrupted, check_room, stopping
 from distill.metrics import Metrics
+from distill.options import parse
 from distill.process import settle
 from distill.reading import on_mesh, stage_loader
 from distill.room import Room
 from distill.run import open_run, write_json
-from distill.stage import Stage
+from distill.stage import Staged
 from distill.statistics import paired
 from models import cost
-
-
-@dataclass(frozen=True)
-class Options:
-    """An experiment as the command line left it, and how to launch it."""
-
-    experiment: Experiment
-    seeds: int
-    folder: Path
-    quiet: bool
-
-    def seeded(self) -> list[tuple[Path, Experiment]]:
-        """A run folder and an experiment per seed."""
-        first = self.experiment.seed
-        return [
-            (
-                self.folder if n == 0 else self.folder.with_name(f"{self.folder.name}-seed{first + n}"),
-                replace(self.experiment, seed=first + n),
-            )
-            for n in range(self.seeds)
-        ]
-
-
-def load(path: Path) -> Experiment:
-    """EXPERIMENT of an experiment file; runs the file, as `python file` would, but for its main part.
-
-    Raises:
-      ValueError: there is no such file, or it defines no EXPERIMENT.
-    """
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; name an experiment, such as experiments/herd.py")
-    found = runpy.run_path(str(path)).get("EXPERIMENT")
-    if not isinstance(found, Experiment):
-        raise ValueError(f"{path} defines no EXPERIMENT, or it is not a distill.Experiment; give it one")
-    return found
-
-
-def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
-    """Options from the command line; the experiment's own values are the defaults.
-
-    Raises:
-      SystemExit: `--help`, or an unknown option or bad value, after a message with the nearest options that exist.
-    """
-    import tyro
-
-    default = experiment.tiny() if "--tiny" in arguments else experiment
-
-    def options(
-        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = default,
-        *,
-        tiny: bool = False,
-        seeds: int = 1,
-        run: Path | None = None,
-        quiet: bool = False,
-    ) -> Options:
-        """Run this experiment. Every field is an option, by its dotted path.
-
-        Args:
-            experiment: the experiment.
-            tiny: shrink it to about a minute on a laptop; other options apply on top.
-            seeds: how many runs, with consecutive seeds, each in a folder of its own.
-            run: the run folder (default: runs/ and the experiment's name); the same command goes on where it was.
-            quiet: no progress bars.
-        """
-        if seeds < 1:
-            raise ValueError(f"--seeds is {seeds}; it must be at least 1")
-        return Options(experiment, seeds, run or Path("runs") / experiment.name, quiet)
-
-    config = (tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff)
-    registry = tyro.constructors.ConstructorRegistry()
-    registry.struct_rule(_own_class)
-    with registry:
-        return tyro.cli(options, args=list(arguments), config=config)
-
-
-def _own_class(info: Any) -> Any:
-    """How tyro sees a Protocol beside shipped classes: as what the experiment's file chose, which it cannot change."""
-    import tyro
-
-    if not getattr(info.type, "_is_protocol", False):
-        return None
-    if isinstance(info.default, info.type):
-        return tyro.constructors.StructConstructorSpec(instantiate=lambda: info.default, fields=())
-
-    def refuse() -> None:
-        raise ValueError(f"a {info.type.__name__} of your own enters in the experiment's file, not here")
-
-    return tyro.constructors.StructConstructorSpec(instantiate=refuse, fields=())
 
 
 def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
@@ -139,14 +52,15 @@ def run_experiment(experiment: Experiment, folder: Path, *, quiet: bool = False)
     check_vocabulary(experiment)
     with open_run(folder, experiment) as run, Metrics(run.path) as metrics, stopping() as stop:
         manifest = experiment.corpus.manifest()
-        run.write_manifest(asdict(manifest))
+        own = {stage.name: asdict(stage.corpus.manifest()) for stage in experiment.stages if stage.corpus is not None}
+        run.write_manifest(asdict(manifest), own)
         run.write_tokenizer(experiment.tokenizer)
         run.write_given({one.name: one.fingerprint for one in experiment.given})
         check_room(experiment, run)
         limit = ceiling.measure(experiment.execution.dtype, experiment.mesh.size)
         room = Room(experiment, run, metrics, limit, stop, quiet)
         for stage in experiment.stages:
-            run_stage(room, stage)
+            stage.run(room)
         rows = []
         for stage in experiment.stages:
             if stop.is_set():
@@ -161,11 +75,12 @@ def run_experiment(experiment: Experiment, folder: Path, *, quiet: bool = False)
     return results
 
 
-def score(room: Room, stage: Stage) -> list[dict[str, Any]]:
+def score(room: Room, stage: Staged) -> list[dict[str, Any]]:
     """A row of results per learner of a finished stage: held-out figures, sizes, tokens, seconds."""
     experiment = room.experiment
     loader = stage_loader(experiment, stage)
-    batches = on_mesh(loader.held_out_batches(experiment.corpus, experiment.held_out), experiment.mesh.build())
+    corpus = experiment.corpus_of(stage)
+    batches = on_mesh(loader.held_out_batches(corpus, experiment.held_out), experiment.mesh.build())
     seconds = sum(line["seconds"] for line in room.run.timings() if line["stage"] == stage.name)
     lessons = {learner.name: experiment.lesson_of(learner.name) for learner in stage.learners}
     found: dict[str, Score] = {}
@@ -179,7 +94,8 @@ def score(room: Room, stage: Stage) -> list[dict[str, Any]]:
         row = {"seed": experiment.seed, "stage": stage.name, "name": learner.name}
         row |= {field: value for field, value in asdict(found[learner.name]).items() if field != "load"}
         size = {"parameters": cost.total(learner.model), "active": cost.active(learner.model)}
-        rows.append(row | size | {"tokens": stage.tokens, "seconds": seconds, "expert_load": found[learner.name].load})
+        row |= size | {"tokens": stage.seen, "seconds": seconds, "expert_load": found[learner.name].load}
+        rows.append(row | room.examine(room.weights(stage, learner.name)))
     return rows
 
 
@@ -197,6 +113,7 @@ def merge(results: Sequence[dict[str, Any]], experiment: Experiment) -> dict[str
         "seeds": [seed for each in results for seed in each["seeds"]],
         "models": rows,
         "paired": [] if experiment.compare is None else compare(rows, *experiment.compare),
+        "contrasts": [contrast(rows, *names) for names in experiment.contrasts],
     }
 
 
@@ -220,6 +137,24 @@ def compare(rows: Sequence[dict[str, Any]], first: str, second: str) -> list[dic
         }
         for name, each in found.items()
     ]
+
+
+def contrast(rows: Sequence[dict[str, Any]], first: str, second: str) -> dict[str, Any]:
+    """Paired difference of the mean share of right answers over cells between two learners, first minus second."""
+
+    def values(name: str) -> list[float]:
+        found = {row["seed"]: row["exam"] for row in rows if row["name"] == name}
+        return [statistics.fmean(cell["pass@1"] for cell in exam.values()) for exam in found.values()]
+
+    each = paired(values(first), values(second))
+    return {
+        "first": first,
+        "second": second,
+        "difference": each.mean,
+        "interval": each.interval,
+        "wins": each.wins,
+        "n": each.n,
+    }
 
 
 def check_vocabulary(experiment: Experiment) -> None:

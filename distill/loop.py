@@ -25,7 +25,7 @@ from distill.retention import check_space, estimate
 from distill.room import Room
 from distill.run import Run
 from distill.scribe import find_scribe
-from distill.stage import Stage
+from distill.stage import Stage, Staged
 from distill.state import State, abstract, parts, whole
 from distill.step import Step
 
@@ -44,7 +44,7 @@ def check_room(experiment: Experiment, run: Run) -> None:
     check_space(run.path / "checkpoints", needed)
 
 
-def _shapes(experiment: Experiment, stage: Stage, mesh: jax.sharding.Mesh) -> dict[str, State]:
+def _shapes(experiment: Experiment, stage: Staged, mesh: jax.sharding.Mesh) -> dict[str, State]:
     return {
         one.name: abstract(one, stage.steps, mesh, stage.averages(one), experiment.inside(stage, one))
         for one in stage.learners
@@ -73,16 +73,16 @@ def _begin(
 ) -> tuple[tuple[State, ...], int]:
     """States and the steps already taken: those of the newest whole checkpoint, or newborn ones."""
     if not checkpoints.steps():
-        _go_back(room, stage, -1)
+        go_back(room, stage, -1)
         asked = ((one, stage.averages(one), room.experiment.inside(stage, one)) for one in stage.learners)
         return tuple(room.newborn(one, stage.steps, averaged, inside) for one, averaged, inside in asked), 0
     found = checkpoints.restore({name: parts(state) for name, state in shapes.items()}, data=batches)
     if found.step < stage.steps:  # a finished stage keeps its lines and those of the stages after it
-        _go_back(room, stage, found.step)
+        go_back(room, stage, found.step)
     return tuple(whole(found.trees[learner.name]) for learner in stage.learners), found.step
 
 
-def _go_back(room: Room, stage: Stage, step: int) -> None:
+def go_back(room: Room, stage: Staged, step: int) -> None:
     """Takes the metrics back to a step; stages after it, if any had begun, are trained again, to the same numbers."""
     names = [each.name for each in room.experiment.stages]
     for later in names[names.index(stage.name) + 1 :]:
@@ -121,7 +121,7 @@ def _advance(
 
     # Completions are written on the host, from weights as they are before the step.
     feed = Feed(batches, place if stage.rollout is None else lambda batch: batch, early=voice.far is not None)
-    glance = on_mesh(loader.held_out_batches(room.experiment.corpus, room.experiment.glance), mesh)
+    glance = on_mesh(loader.held_out_batches(room.experiment.corpus_of(stage), room.experiment.glance), mesh)
     clock = _Clock(room, stage, start)
     before, scribe = None, find_scribe(room.experiment, stage)
     with Progress(stage.steps, stage.name, start, quiet=room.quiet) as bar:
@@ -177,6 +177,8 @@ def _save(
         models = {learner.name: state.weights for learner, state in zip(stage.learners, states, strict=True)}
         looks = evaluate(models, voice.teacher, heard, room.experiment.execution, domains)
         room.metrics.write(stage.name, number, kind="held_out", **_flat(looks))
+        for name, weights in models.items():
+            room.glance(stage, number, name, weights)
         score = float(np.mean([look.cross_entropy for look in looks.values()]))
     room.metrics.flush()
     trees = {learner.name: parts(state) for learner, state in zip(stage.learners, states, strict=True)}

@@ -11,21 +11,19 @@ from distill.data.loader import Batches, Loader
 from distill.experiment import Experiment
 from distill.room import Room
 from distill.rows import Rows, stored_batches
-from distill.stage import Stage
+from distill.selecting import selected
+from distill.stage import Stage, Staged
 from distill.stored import Store
 
 
-def stage_loader(experiment: Experiment, stage: Stage) -> Loader:
+def stage_loader(experiment: Experiment, stage: Staged) -> Loader:
     """Stages of one stream draw the same batches; the learners of a stage, and their teacher, see alike."""
-    vision, seed = stage.learners[0].model.vision, experiment.seed * 1000 + stage.stream
-    domains = experiment.corpus.manifest().domains
-    return Loader(
-        rows=stage.rows, length=stage.length, seed=seed, tokenizer=experiment.tokenizer, documents=stage.documents,
-        images=stage.images, vision=vision, domains=domains if len(domains) > 1 else (), change=stage.change,
-    )  # fmt: skip
+    domains = experiment.corpus_of(stage).manifest().domains
+    seed = experiment.seed * 1000 + stage.stream
+    return stage.loader(seed, experiment.tokenizer, domains if len(domains) > 1 else ())
 
 
-def describe_order(experiment: Experiment, stage: Stage) -> str:
+def describe_order(experiment: Experiment, stage: Staged) -> str:
     """Which rows of its corpus a stage reads, in which order."""
     loader = stage_loader(experiment, stage)
     return f"{loader.documents or 'all'} documents, seed {loader.seed}, shuffled in windows of {loader.window}"
@@ -38,11 +36,11 @@ def stage_batches(room: Room, stage: Stage) -> Batches:
       ValueError: the store is not whole, too short, or of another teacher, tokenizer or corpus.
     """
     if not stage.store:
-        return stage_loader(room.experiment, stage).batches(room.experiment.corpus)
+        return stage_loader(room.experiment, stage).batches(selected(room, stage))
     experiment, rows = room.experiment, Rows(Store(Path(stage.store)))
     rows.about.check(
         tokenizer=experiment.tokenizer.fingerprint,
-        data=experiment.corpus.manifest().sha256,
+        data=experiment.corpus_of(stage).manifest().sha256,
         teacher=room.identity(stage.teacher or ""),
         documents=stage.documents,
         change=repr(stage.change),

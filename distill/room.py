@@ -1,7 +1,9 @@
 """What the stages of a run share, and the models they ask for."""
 
+import sys
 import threading
 from dataclasses import dataclass, field
+from typing import Any
 
 from distill.ceiling import Ceiling
 from distill.experiment import Experiment
@@ -9,7 +11,7 @@ from distill.hold import Hold, held
 from distill.mesh import Mesh
 from distill.metrics import Metrics
 from distill.run import Run
-from distill.stage import Learner, Stage
+from distill.stage import Learner, Staged
 from distill.state import State, Weights, adopt, create
 from distill.teacher import LiveTeacher, Silent
 from distill.trained import identity, read_weights
@@ -29,7 +31,7 @@ class Room:
     held: dict[tuple[str, Hold, Mesh], Weights] = field(default_factory=dict)
     """the given models that a stage listens to, shared with the stages that follow it and listen to the same"""
 
-    def weights(self, stage: Stage, name: str, mesh: Mesh | None = None) -> Weights:
+    def weights(self, stage: Staged, name: str, mesh: Mesh | None = None) -> Weights:
         """The learner `name` as `stage` left it, on the learners' mesh or another."""
         return read_weights(self.run, stage.name, name, mesh or self.experiment.mesh, step=stage.steps)
 
@@ -65,6 +67,25 @@ class Room:
             return given.fingerprint
         stage = self.experiment.stage_of(name)
         return identity(self.run.path, stage.name, name, stage.steps)
+
+    def examine(self, weights: Weights) -> dict[str, Any]:
+        """What becomes of the experiment's examination, as fields of a row of results; none without one."""
+        examination = self.experiment.examination
+        if examination is None:
+            return {}
+        return examination(weights, self.experiment.tokenizer, self.experiment.execution)
+
+    def glance(self, stage: Staged, number: int, learner: str, weights: Weights) -> None:
+        """A line of metrics with the share of right answers to a few of its questions, by cell, where it has such."""
+        experiment, examination = self.experiment, self.experiment.examination
+        if examination is not None and examination.few:
+            found = examination.glanced(weights, experiment.tokenizer, experiment.execution)
+            self.metrics.write(stage.name, number, kind="exam", learner=learner, **found)
+
+    def say(self, line: str) -> None:
+        """Something that people would want to see while it runs."""
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
 
     def newborn(self, learner: Learner, steps: int, averaged: bool = False, inside: Config | None = None) -> State:
         """A learner's state before its first step: drawn by the seed, or made of the weights that it starts from.

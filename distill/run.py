@@ -16,7 +16,7 @@ import os
 import shutil
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,12 +90,16 @@ class Run:
         """Whether anything was trained in it."""
         return bool(self.metrics()) or any((self.path / "checkpoints").glob("*/[0-9]*"))
 
-    def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """Writes manifest.json. Raises ValueError if the run was begun on other text."""
-        path = self.path / "manifest.json"
-        old = _read_json(path)["hash"] if path.exists() else manifest["hash"]
-        self._hold("corpus", old, manifest["hash"], " (other text, or other versions of what it is made from)")
-        write_json(path, manifest)
+    def write_manifest(self, manifest: dict[str, Any], own: Mapping[str, dict[str, Any]] | None = None) -> None:
+        """Writes manifest.json, with what stages read that have a corpus of their own.
+
+        Raises:
+            ValueError: the run was begun on other text.
+        """
+        path, whole = self.path / "manifest.json", manifest | ({"stages": dict(own)} if own else {})
+        was, now = (_hashes(one) for one in (_read_json(path) if path.exists() else whole, whole))
+        self._hold("corpus", was, now, " (other text, or other versions of what it is made from)")
+        write_json(path, whole)
 
     def write_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Writes the folder tokenizer/. Raises ValueError if the run was begun with another one."""
@@ -241,6 +245,10 @@ def alone(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+def _hashes(manifest: dict[str, Any]) -> str:
+    return ", ".join([manifest["hash"], *(f"{name} {one['hash']}" for name, one in manifest.get("stages", {}).items())])
 
 
 def _read_json(path: Path) -> Any:

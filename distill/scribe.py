@@ -124,12 +124,12 @@ def find_scribe(experiment: Experiment, stage: Stage) -> Write:
     """
     if stage.rollout is None:
         return lambda batch, states, teacher, number: (batch, {})
-    first = experiment.corpus.documents("train")[0]
+    first = experiment.corpus_of(stage).documents("train")[0]
     if "answer" not in first or "images" in first:
         raise ValueError(
             f"stage {stage.name!r} has rollout={stage.rollout}, which completes prompts, and the documents of "
-            f"{experiment.corpus} have {sorted(first)}; bring one of questions (`text`) with an `answer`, without "
-            "images"
+            f"{experiment.corpus_of(stage)} have {sorted(first)}; bring one of questions (`text`) with an `answer`, "
+            "without images"
         )
     return Scribe(
         rollout=stage.rollout,

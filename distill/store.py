@@ -58,7 +58,7 @@ class Capture:
             teacher=self.teacher,
             computed=self.experiment.execution.dtype,
             tokenizer=self.experiment.tokenizer.fingerprint,
-            data=self.experiment.corpus.manifest().sha256,
+            data=self.experiment.corpus_of(self.stage).manifest().sha256,
             documents=self.stage.documents,
             order=describe_order(self.experiment, self.stage),
             change=repr(self.stage.change),
@@ -80,7 +80,8 @@ class Capture:
 
     def _go_on(self, store: Store, process: int, processes: int, quiet: bool) -> None:
         whole, share = {shard.number: shard for shard in store.shards(process)}, self.stage.rows // processes
-        batches = stage_loader(self.experiment, self.stage).batches(self.experiment.corpus, process, processes)
+        loader = stage_loader(self.experiment, self.stage)
+        batches = loader.batches(self.experiment.corpus_of(self.stage), process, processes)
         done, ask = sum(shard.batches for shard in whole.values()), self.asker()
         with Progress(self.stage.steps, "capture", done, quiet=quiet) as bar:
             for first in range(0, self.stage.steps, self.shard):
@@ -155,13 +156,12 @@ def open_capture(
     Raises:
         ValueError: there is no such file or stage, it hears no teacher, or what a store cannot hold or replace.
     """
-    from distill.launch import load, parse
+    from distill.options import load, parse
 
     experiment = parse(load(file), options).experiment
-    chosen = next((one for one in experiment.stages if one.name == stage), None)
-    if chosen is None or chosen.teacher is None:
-        heard = [one.name for one in experiment.stages if one.teacher]
-        raise ValueError(f"{file} has no stage {stage!r} with a teacher; there are {heard}")
+    heard = {one.name: one for one in experiment.lessons if one.teacher}
+    if not ((chosen := heard.get(stage)) and chosen.teacher):
+        raise ValueError(f"{file} has no stage {stage!r} with a teacher; there are {[*heard]}")
     _check_one(chosen)
     if experiment.model_of(chosen.teacher).vision is not None:
         raise ValueError(f"stage {stage!r} has images, and a store keeps text alone")
@@ -171,8 +171,8 @@ def open_capture(
     else:
         place = (run, experiment.stage_of(chosen.teacher).name, chosen.teacher)
         teacher, weights = identity(*place), load_weights(*place, experiment.mesh)
-    fields: dict[str, Any] = asked | {"vocab": weights.model.config.vocab, "length": chosen.length}
-    return Capture(experiment, chosen, teacher, weights, Form(**fields), shard)
+    form = Form(**asked, vocab=weights.model.config.vocab, length=chosen.length)
+    return Capture(experiment, chosen, teacher, weights, form, shard)
 
 
 def _check_one(stage: Stage) -> None:

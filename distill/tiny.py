@@ -1,13 +1,14 @@
 """The tiny form of stages and of who learns in them: what `--tiny` runs."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from distill.given import Given, Trained
-from distill.stage import Learner, Stage
+from distill.stage import Learner, Stage, Staged
 from models.config import Config, tiny
 
 
-def tiny_models(stages: tuple[Stage, ...], given: tuple[Given | Trained, ...]) -> dict[str, Config]:
+def tiny_models(stages: Sequence[Staged], given: tuple[Given | Trained, ...]) -> dict[str, Config]:
     """A tiny form of every learner's model, by name.
 
     Who starts from a given model, or from a learner that does, keeps its size. Who starts from a learner, and who is
@@ -28,7 +29,7 @@ def tiny_models(stages: tuple[Stage, ...], given: tuple[Given | Trained, ...]) -
     return {learner.name: shrink(learner) for learner in learners}
 
 
-def tiny_stage(stage: Stage, models: dict[str, Config]) -> Stage:
+def tiny_stage(stage: Stage, models: Mapping[str, Config]) -> Stage:
     """Its tiny form: few steps, and for each learner the model of its name."""
     learners = tuple(
         replace(

@@ -35,17 +35,19 @@ def describe(path: str | Path, stage: str, learner: str) -> Config:
     Raises:
       ValueError: there is no such run, stage or learner.
     """
-    found = load_run(path)
-    one = _named(
-        _named(found.config["stages"], stage, f"stage of {path}")["learners"], learner, f"learner of {stage!r}"
-    )
-    return model_config(one["model"])
+    return model_config(_learner(load_run(path), stage, learner)["model"])
+
+
+def learners(config: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The learners in a run's configuration, by stage."""
+    return {
+        stage["name"]: stage["learners"] if "learners" in stage else [stage["learner"]] for stage in config["stages"]
+    }
 
 
 def read_weights(run: Run, stage: str, learner: str, mesh: Mesh, step: int | None = None) -> Weights:
     """The weights of a learner at a step, or the newest, sharded over a mesh."""
-    found = _named(run.config["stages"], stage, f"stage of {run.path}")
-    one = _named(found["learners"], learner, f"learner of stage {stage!r}")
+    one = _learner(run, stage, learner)
     shapes = abstract_weights(model_config(one["model"]), one["router"]["bias_rate"] > 0, mesh.build())
     with Checkpoints(run.checkpoints(stage), writable=False) as checkpoints:
         return checkpoints.restore({learner: {"weights": shapes}}, step=step).trees[learner]["weights"]
@@ -82,8 +84,12 @@ def _rebuild(value: Any) -> Any:
     return _CLASSES[value["class"]](**{name: _rebuild(one) for name, one in value.items() if name != "class"})
 
 
-def _named(rows: list[dict[str, Any]], name: str, what: str) -> dict[str, Any]:
-    names = [row["name"] for row in rows]
-    if name not in names:
-        raise ValueError(f"there is no {what} called {name!r}; there are {names}")
-    return rows[names.index(name)]
+def _learner(run: Run, stage: str, learner: str) -> dict[str, Any]:
+    """The configuration of a learner."""
+    stages = learners(run.config)
+    if stage not in stages:
+        raise ValueError(f"there is no stage of {run.path} called {stage!r}; there are {[*stages]}")
+    found = {one["name"]: one for one in stages[stage]}
+    if learner not in found:
+        raise ValueError(f"there is no learner of stage {stage!r} called {learner!r}; there are {[*found]}")
+    return found[learner]

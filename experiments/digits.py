@@ -29,7 +29,7 @@ from distill import AdamW, Experiment, Learner, Stage, WarmupCosine, launch, loa
 from distill.data.batch import Batch
 from distill.data.manifest import Count, Document, Documents, Manifest, Split
 from distill.evaluate import Score, evaluate
-from distill.launch import Options, parse
+from distill.options import Options, parse
 from distill.reading import stage_loader
 from distill.run import write_json
 from distill.statistics import paired

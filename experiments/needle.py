@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from distill import AdamW, Experiment, Learner, Stage, WarmupCosine, launch, load_weights
 from distill.data.manifest import SPLITS, Count, Document, Documents, Manifest, Split, fingerprint
 from distill.figures import STYLE, save
-from distill.launch import parse
+from distill.options import parse
 from models.config import SCOUT_PICO, Config, Layer, Tempering
 from models.llama4 import Llama4
 from models.tokenizer import Bytes

@@ -78,11 +78,11 @@ def run_seed(folder: Path, seed: int, tiny: bool) -> dict[str, tuple[float, floa
     students = replace(sized(taught(folder), tiny), seed=seed)
     weights, name = students.given[0].teacher(students.mesh), students.given[0].fingerprint
     sizes: dict[str, float | None] = {"live": None}
-    for stage in students.stages[1:]:
+    for stage in students.lessons[1:]:
         store = Store(folder / stage.name)
         form = Form(vocab=PLAIN.model.vocab, length=stage.length, **SETTINGS[stage.name])
         Capture(students, stage, name, Weights(*weights), form).run(store, quiet=True)
-        sizes[stage.name] = store.size / stage.tokens
+        sizes[stage.name] = store.size / stage.seen
     rows = run_experiment(students, folder / "students", quiet=True)["models"]
     names = {"scout": "", "cut": ", renormalised"}
     return {row["stage"] + names[row["name"]]: (row["cross_entropy"], sizes[row["stage"]]) for row in rows}

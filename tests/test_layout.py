@@ -118,7 +118,7 @@ def test_every_public_function_says_its_types(path):
 
 
 def test_what_the_readme_writes_is_an_experiment():
-    from distill.launch import parse
+    from distill.options import parse
 
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     names = {"__name__": "readme"}

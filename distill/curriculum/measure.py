@@ -1,5 +1,6 @@
 """Measuring difficulty: a model is asked every question of a pool, and how often it is right is kept as a table."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,12 @@ import numpy as np
 from distill.curriculum.pool import Pool as Prompts
 from distill.curriculum.table import Table
 from distill.run import load_run
+from distill.state import Weights
 from distill.tasks.exam import Exam, Marks
-from distill.tasks.item import Pool
+from distill.tasks.item import Item, Pool
 from distill.trained import identity, load_weights
+from models.llama4 import Execution
+from models.tokenizer import Tokenizer
 
 
 def prompts_of(pool: Pool) -> Prompts:
@@ -30,14 +34,26 @@ def measure(run: Path, stage: str, learner: str, pool: Pool, exam: Exam) -> tupl
     """
     if not len(pool):
         raise ValueError("there are no questions to ask; choose other tasks, levels or another split")
-    weights = load_weights(run, stage, learner)
-    marks = exam(weights, pool, load_run(run).tokenizer)
-    prompts = prompts_of(pool)
+    weights, tokenizer = load_weights(run, stage, learner), load_run(run).tokenizer
+    return table_of(weights, identity(run, stage, learner), prompts_of(pool), pool, exam, tokenizer)
+
+
+def table_of(
+    weights: Weights,
+    model: str,
+    prompts: Prompts,
+    items: Iterable[Item],
+    exam: Exam,
+    tokenizer: Tokenizer,
+    execution: Execution | None = None,
+) -> tuple[Table, Marks]:
+    """The table of a model of this fingerprint, of items in the order of the prompts, maybe under systems."""
+    marks = exam(weights, items, tokenizer, execution)
     table = Table(
         ids=prompts.ids,
         attempts=marks.attempts,
         successes=marks.successes,
-        model=identity(run, stage, learner),
+        model=model,
         pool=prompts.fingerprint,
         seeds=(exam.seed,),
         temperature=exam.temperature,

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from distill.curriculum.draw import Curriculum
 from distill.curriculum.measure import prompts_of
+from distill.curriculum.table import Table
 from distill.curriculum.tracker import Tracker
 from distill.rl.actor import Broken, Job
 from distill.rl.journal import Journal
@@ -33,6 +34,8 @@ class Books:
     stage: Reinforcement
     pool: Pool
     """of the training split"""
+    known: Table | None
+    """what was measured of its prompts; None: nothing"""
     tokenizer: Tokenizer
     journal: Journal
     seed: int
@@ -53,7 +56,8 @@ class Books:
         self.controller = Controller(self.stage.limits, self.stage.order)
         prompts = prompts_of(self.pool)
         self.curriculum = Curriculum(pool=prompts, sampler=self.stage.sampler, quota=self.stage.quota, seed=self.seed)
-        self.tracker = Tracker.blank(prompts.ids)
+        blank = Tracker.blank(prompts.ids)
+        self.tracker = blank if self.known is None else Tracker.begin(prompts.ids, self.known)
 
     @property
     def longest(self) -> int:

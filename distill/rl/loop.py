@@ -16,7 +16,7 @@ from jaxtyping import Array
 from distill.checkpoint import Checkpoints
 from distill.data.batch import Batch
 from distill.hold import AsItIs
-from distill.loop import Interrupted
+from distill.loop import Interrupted, go_back
 from distill.progress import Progress
 from distill.reading import put
 from distill.rl.actor import Actor, Broken
@@ -30,6 +30,7 @@ from distill.rl.rollouts import Rollouts
 from distill.rl.rows import to_batch
 from distill.rl.stage import Reinforcement
 from distill.room import Room
+from distill.selecting import chosen
 from distill.state import State, Weights, abstract, parts, whole
 from distill.step import Step
 from distill.tasks.item import Item
@@ -53,8 +54,7 @@ def run_reinforcement(room: Room, stage: Reinforcement) -> State:
     folder = room.run.checkpoints(stage.name)
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(room.run.path / "journal" / stage.name))
-        pool = stage.questions().select(split="train")
-        books = Books(stage, pool, room.experiment.tokenizer, journal, seed)
+        books = Books(stage, *chosen(room, stage, stage.corpus), room.experiment.tokenizer, journal, seed)
         stage.check_questions(books.longest)
         checkpoints = stack.enter_context(Checkpoints(folder, room.experiment.retention))
         state, start, published = _begin(room, stage, books, checkpoints)
@@ -125,7 +125,7 @@ def _begin(
     learner, mesh = stage.learners[0], room.experiment.mesh.build()
     if not checkpoints.steps():
         books.journal.truncate(0)
-        room.metrics.cut(stage.name, -1, [each.name for each in room.experiment.stages])
+        go_back(room, stage, -1)
         state = room.newborn(learner, stage.steps)
         return state, 0, {}
     shapes = {learner.name: parts(abstract(learner, stage.steps, mesh))}
@@ -134,7 +134,8 @@ def _begin(
     older = {f"{learner.name}-{version}": {"weights": shapes[learner.name]["weights"]} for version in versions}
     drawn = checkpoints.restore(older, step=found.step).trees if older else {}
     books.restore(found.meta["books"])
-    room.metrics.cut(stage.name, found.step, [each.name for each in room.experiment.stages])
+    if found.step < stage.steps:
+        go_back(room, stage, found.step)
     published = {version: drawn[f"{learner.name}-{version}"]["weights"] for version in versions}
     return whole(found.trees[learner.name]), found.step, published
 
@@ -226,17 +227,17 @@ class _Learning:
             raise RuntimeError(f"stage {self.stage.name}: the actor has ended, and groups are missing; start again")
         if time.monotonic() - last > LONG:
             out = self.books.controller.out
-            print(
+            self.room.say(
                 f"{self.stage.name}: nothing was drawn for {time.monotonic() - last:.0f} s; {len(out)} groups are on "
-                f"their way, the oldest {out[:1]}, {self.actor.inbox.qsize()} wait for the actor",
-                flush=True,
+                f"their way, the oldest {out[:1]}, {self.actor.inbox.qsize()} wait for the actor"
             )
 
     def _save(self, number: int, state: State) -> None:
         name = self.stage.learner.name
+        self.room.glance(self.stage, number, name, state.weights)
         self.room.metrics.flush()
-        versions = {v: w for v, w in self.publisher.versions.items() if v < number}
         trees: dict[str, Mapping[str, Any]] = {name: parts(state)}
+        versions = {v: w for v, w in self.publisher.versions.items() if v < number}
         trees |= {f"{name}-{version}": {"weights": weights} for version, weights in versions.items()}
         meta = {"books": self.books.state(), "versions": sorted(versions)}
         self.checkpoints.save(number, trees, meta=meta)

@@ -1,21 +1,31 @@
 """A stage of reinforcement learning, and what is refused at the door."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from distill.curriculum.quota import Quota
 from distill.curriculum.sampler import Learnability, Sampler
+from distill.curriculum.selection import Selection, check_selection
+from distill.data.loader import Loader
+from distill.door import check_heard, check_learners
+from distill.mesh import Mesh
 from distill.rl.order import EarliestDeadline, FirstInFirstOut, Limits
 from distill.rl.reward import Rubric
-from distill.stage import Learner
-from distill.tasks.item import Pool
+from distill.stage import Known, Learner
 from distill.tasks.small import Small
+from distill.tasks.source import Pooled, Questions
 from distill.tasks.system import PLAIN, System
 from losses.policy_gradient import PolicyGradient, decoupled_ppo
 from losses.reinforce import Reinforce
+from models.config import Config
+from models.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from distill.room import Room
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +58,10 @@ class Reinforcement:
     """its `loss` is not used: see `policy`"""
     steps: int
     """updates; each is published, so a version is a step"""
-    questions: Callable[[], Pool] = field(default_factory=Small)
+    questions: Pooled = field(default_factory=Small)
     """what is asked: those of the training split"""
+    selection: Selection | None = None
+    """which of them are asked, and what is believed of each at the start; None: all, and nothing"""
     systems: tuple[System, ...] = (PLAIN,)
     """words before a prompt that change what is right, one drawn for each group"""
     groups: int = 32
@@ -159,3 +171,40 @@ class Reinforcement:
     def rows(self) -> int:
         """Completions of an update."""
         return self.groups * self.samples
+
+    def loader(self, seed: int, tokenizer: Tokenizer, domains: tuple[str, ...]) -> Loader:
+        """How its questions and their answers become rows, to be looked at."""
+        return Loader(rows=self.rows, length=self.length, seed=seed, tokenizer=tokenizer, domains=domains)
+
+    @property
+    def seen(self) -> int:
+        """Tokens the learner sees in the stage, prompts and padding too."""
+        return self.steps * self.rows * self.length
+
+    def averages(self, learner: Learner) -> bool:
+        """No mean of its weights is kept."""
+        return False
+
+    @property
+    def corpus(self) -> Questions:
+        """Its questions with their answers, by which its learner is looked at."""
+        return Questions(self.questions, self.systems)
+
+    def check(self, earlier: Known, mesh: Mesh) -> None:
+        """Refuses what would fail, or mislead, later."""
+        mesh.check_rows(self.rows // self.accumulate)
+        check_learners(self, earlier)
+        if self.teacher is not None:
+            check_heard(self, self.teacher, earlier, "an earlier")
+        check_selection(self.name, self.selection, earlier)
+
+    def tiny(self, models: Mapping[str, Config]) -> "Reinforcement":
+        """Its tiny form: few updates of few groups."""
+        learner = replace(self.learner, model=models[self.learner.name], features=None, routing=None)
+        return replace(self, learner=learner, steps=min(self.steps, 4), groups=4, samples=4, accumulate=1, save_every=2)
+
+    def run(self, room: "Room") -> None:
+        """Trains its learner to its last update, from wherever an earlier process left it."""
+        from distill.rl.loop import run_reinforcement
+
+        run_reinforcement(room, self)

@@ -29,6 +29,8 @@ class Marks:
     """of an answer, on average, its stop token included"""
     surprise: Float[np.ndarray, "n"]
     """-log p of an answer's tokens, nats a token: in expectation the entropy of what the model says"""
+    said: tuple[str, ...]
+    """the likeliest answer"""
 
     def where(self, task: str | None = None, level: int | None = None) -> "Marks":
         """Those of a task, a level, or both."""
@@ -37,10 +39,9 @@ class Marks:
             for i, item in enumerate(self.items)
             if (task is None or item.task == task) and (level is None or item.level == level)
         ]
-        columns = ("attempts", "successes", "greedy", "tokens", "surprise")
-        return replace(
-            self, items=tuple(self.items[i] for i in kept), **{name: vars(self)[name][kept] for name in columns}
-        )
+        columns = {name: vars(self)[name][kept] for name in ("attempts", "successes", "greedy", "tokens", "surprise")}
+        told = {name: tuple(vars(self)[name][i] for i in kept) for name in ("items", "said")}
+        return replace(self, **told, **columns)
 
     def cells(self) -> dict[str, "Marks"]:
         """Apart by task and level, as `reverse/1`."""
@@ -86,9 +87,10 @@ class Exam:
             size[one.prompt] += len(one.tokens)
             surprise[one.prompt] -= one.logprobs.sum()
         likeliest = replace(sampler, sampling=Sampling(temperature=0.0))
-        greedy = np.zeros(len(items), int)
+        greedy, said = np.zeros(len(items), int), [""] * len(items)
         for one in likeliest(weights.model, self._requests(prompts, 1), weights.bias):
             greedy[one.prompt] = self._right(items[one.prompt], one, tokenizer)
+            said[one.prompt] = tokenizer.decode(one.tokens[:-1] if one.stopped else one.tokens)
         return Marks(
             items=items,
             attempts=np.full(len(items), self.attempts),
@@ -96,6 +98,7 @@ class Exam:
             greedy=greedy,
             tokens=size / self.attempts,
             surprise=surprise / size,
+            said=tuple(said),
         )
 
     def _requests(self, prompts: Sequence[Int[np.ndarray, "_"]], attempts: int) -> list[Request]:

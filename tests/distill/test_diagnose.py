@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from distill.diagnose import Rising, best_rate, by_itself, rates
-from distill.launch import load
+from distill.options import load
 from losses import Constant, Distill, NoGate, SampledReverseKL
 from tests.distill.small import experiment, learner, stage
 

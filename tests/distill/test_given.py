@@ -18,8 +18,9 @@ from distill.ceiling import Ceiling
 from distill.data.source import Folder
 from distill.export import export
 from distill.hold import AsItIs
-from distill.launch import parse, run_experiment
+from distill.launch import run_experiment
 from distill.metrics import Metrics
+from distill.options import parse
 from distill.room import Room
 from distill.run import Run
 from distill.state import Weights

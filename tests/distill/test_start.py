@@ -10,7 +10,8 @@ import pytest
 
 from distill import Given, Mesh
 from distill.data.source import Folder
-from distill.launch import parse, run_experiment
+from distill.launch import run_experiment
+from distill.options import parse
 from distill.state import abstract, adopt, create, seed_key
 from distill.tiny import tiny_models
 from models import huggingface

@@ -8,7 +8,8 @@ import pytest
 
 from distill import load_run
 from distill.data.source import Folder
-from distill.launch import parse, run_experiment
+from distill.launch import run_experiment
+from distill.options import parse
 from distill.resolved import to_json
 from distill.run import open_run
 from models.bpe import BPE, train

@@ -53,8 +53,7 @@ def begin(folder: Path) -> Path:
 def opened(begun: Path, folder: Path, stage: Reinforcement) -> Iterator[Room]:
     """A room for a run of one stage, of a model that has begun."""
     given = Trained(name="begun", run=str(begun), stage="begin", learner="student")
-    stand_in = Stage(name=stage.name, learners=(stage.learner,), steps=1, length=16)
-    experiment = Experiment(name="rl", stages=(stand_in,), given=(given,), corpus=Questions(ASKED))
+    experiment = Experiment(name="rl", stages=(stage,), given=(given,), corpus=Questions(ASKED))
     folder.mkdir(parents=True, exist_ok=True)
     with Metrics(folder) as metrics:
         yield Room(experiment, Run(folder), metrics, Ceiling(1.0), threading.Event(), quiet=True)
