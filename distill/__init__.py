@@ -1,10 +1,12 @@
 """The distillation loop: experiments, stages, steps, data, checkpoints, reports."""
 
+from distill.curriculum.selection import Selection
 from distill.experiment import Experiment
 from distill.given import Given, Trained
 from distill.launch import launch
 from distill.mesh import Mesh
 from distill.optim import AdamW, Muon, WarmupCosine, WarmupStableDecay
+from distill.rl.stage import Reinforcement
 from distill.rollout import FromTeacher, OnPolicy
 from distill.run import load_run
 from distill.stage import Learner, Stage
@@ -19,6 +21,8 @@ __all__ = [
     "Mesh",
     "Muon",
     "OnPolicy",
+    "Reinforcement",
+    "Selection",
     "Stage",
     "Trained",
     "WarmupCosine",

@@ -146,13 +146,14 @@ def contrast(rows: Sequence[dict[str, Any]], first: str, second: str) -> dict[st
         found = {row["seed"]: row["exam"] for row in rows if row["name"] == name}
         return [statistics.fmean(cell["pass@1"] for cell in exam.values()) for exam in found.values()]
 
-    each = paired(values(first), values(second))
+    ours, theirs = values(first), values(second)
+    each = paired(ours, theirs)
     return {
         "first": first,
         "second": second,
         "difference": each.mean,
         "interval": each.interval,
-        "wins": each.wins,
+        "wins": sum(one > other for one, other in zip(ours, theirs, strict=True)),  # more is better here
         "n": each.n,
     }
 

@@ -70,7 +70,8 @@ def test_contrasts_pair_the_seeds():
         for seed, shares in ((0, {"one": 0.4, "two": 0.2}), (1, {"one": 0.8, "two": 0.4}))
         for name, share in shares.items()
     ]
-    assert contrast(rows, "one", "two")["difference"] == pytest.approx((0.1 + 0.2) / 2)
+    found = contrast(rows, "one", "two")
+    assert (found["difference"], found["wins"]) == (pytest.approx((0.1 + 0.2) / 2), 2)
 
 
 def test_a_stage_learns_from_what_its_selection_leaves(done):

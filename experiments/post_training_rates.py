@@ -1,0 +1,47 @@
+"""The learning rates of experiments/post_training.py: every method of it at three, as many for each, on a seed that is
+not reported.
+
+    python experiments/post_training_rates.py
+
+The best rate by the mean share of right answers is the one in that file. Cost and result: experiments/README.md.
+"""
+
+from dataclasses import replace
+
+from distill import Experiment, Reinforcement, Stage, launch
+from experiments.post_training import EXPERIMENT
+
+RATES = {
+    "tuned": (3e-3, 6e-3, 1e-2),
+    "rewarded": (5e-4, 1e-3, 2e-3),
+    "gold": (1e-3, 3e-3, 6e-3),
+    "judged": (5e-4, 1e-3, 3e-3),
+    "misled-rewarded": (5e-4, 1e-3, 2e-3),
+    "misled-again": (3e-4, 1e-3, 3e-3),
+}
+
+
+def at(stage: Stage | Reinforcement, rate: float) -> Stage | Reinforcement:
+    """A stage of one learner at another peak rate, under a name that says so."""
+    (learner,) = stage.learners
+    name = f"{stage.name}-{rate:g}".replace(".", "_")
+    peak = replace(learner.optimizer, rate=replace(learner.optimizer.rate, peak=rate))
+    one = replace(learner, name=name, optimizer=peak)
+    if isinstance(stage, Reinforcement):
+        return replace(stage, name=name, learner=one)
+    return replace(stage, name=name, learners=(one,))
+
+
+EXPERIMENT: Experiment = replace(
+    EXPERIMENT,
+    name="post_training_rates",
+    stages=(
+        *EXPERIMENT.stages,
+        *(at(stage, rate) for stage in EXPERIMENT.stages for rate in RATES.get(stage.name, ())),
+    ),
+    contrasts=(),
+    seed=100,
+)
+
+if __name__ == "__main__":
+    launch(EXPERIMENT)
