@@ -16,7 +16,7 @@ from distill.features import compare
 from distill.stage import Learner
 from distill.state import State, Weights, divided, moving, optimizer
 from distill.teacher import LiveTeacher, Teacher, listen
-from losses import Credit, Signal, Tally
+from losses import Anchor, Credit, Signal, Tally
 from models.llama4 import Execution, Llama4
 from models.trace import Trace
 
@@ -84,7 +84,12 @@ class Step:
         return LiveTeacher(weights, self.execution)
 
     def slope(
-        self, learner: Learner, state: State, signal: Signal | Credit | None, batch: Batch, inside: Trace | None = None
+        self,
+        learner: Learner,
+        state: State,
+        signal: Signal | Credit | Anchor | None,
+        batch: Batch,
+        inside: Trace | None = None,
     ) -> Slope:
         """Gradient of a learner's summed loss over one micro-batch [b, t], with its tallies.
 
@@ -101,7 +106,7 @@ class Step:
             head = model.head[...].astype(hidden.dtype)
             progress = state.step / self.steps  # counts optimizer steps, however a batch is cut
             place = batch.place(state.memory, self.domains)
-            # Reinforce alone takes credit, and refuses anything else.
+            # Reinforce alone takes credit and Preferred an anchor; they refuse anything else.
             word: Any = signal
             tally, metrics, seen = learner.loss(hidden, head, word, batch.labels, place, progress)
             router = learner.router.loss(routing.counts, routing.probs, routing.z, routing.tokens)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from distill.data.batch import Batch
 from distill.state import Weights
-from losses import Credit, Ensemble, Projected, Signal
+from losses import Anchor, Credit, Ensemble, Projected, Signal
 from models.llama4 import Execution
 from models.trace import Trace
 
@@ -18,7 +18,7 @@ from models.trace import Trace
 class Teacher(Protocol):
     """Anything that says something about every position of a batch: a model, a store of its targets, an ensemble."""
 
-    def signal(self, batch: Batch) -> Signal | Credit | None:
+    def signal(self, batch: Batch) -> Signal | Credit | Anchor | None:
         """What it says; None when it has nothing to say and learners follow the labels alone."""
         ...
 
@@ -32,7 +32,7 @@ class Open(Teacher, Protocol):
         ...
 
 
-def listen(teacher: Teacher, batch: Batch, inside: bool) -> tuple[Signal | Credit | None, Trace | None]:
+def listen(teacher: Teacher, batch: Batch, inside: bool) -> tuple[Signal | Credit | Anchor | None, Trace | None]:
     """What a teacher says of a batch and, if asked, its inside: from one pass.
 
     Raises:
@@ -62,8 +62,8 @@ class Silent:
 class StoredTeacher:
     """A teacher that is not here: what it said comes with the batch (`distill.stored`)."""
 
-    def signal(self, batch: Batch) -> Signal | Credit | None:
-        """What it said, or what the rows earned; silence where there are no targets, as on held-out text."""
+    def signal(self, batch: Batch) -> Signal | Credit | Anchor | None:
+        """What it said, what the rows earned, or a reference thinks of them; silence where there are no targets."""
         return batch.targets
 
 

@@ -34,6 +34,7 @@ from losses.policy import SampledReverseKL
 from losses.policy_gradient import PolicyGradient, cispo, dapo, decoupled_ppo, dr_grpo, grpo, gspo
 from losses.policy_loss import PolicyLoss
 from losses.preference import DPO, IPO, Sigmoid
+from losses.preferred import Anchor, Preferred
 from losses.ratio import Behaviour, Level, Proximal, Reference, SequenceRatio, TokenRatio
 from losses.reinforce import Credit, Reinforce
 from losses.router import RouterHealth
@@ -49,6 +50,7 @@ __all__ = [
     "Advantage",
     "Aggregation",
     "AlphaBeta",
+    "Anchor",
     "Angle",
     "Balance",
     "Batch",
@@ -97,6 +99,7 @@ __all__ = [
     "Place",
     "PolicyGradient",
     "PolicyLoss",
+    "Preferred",
     "Projected",
     "Proximal",
     "PutRight",

@@ -10,7 +10,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from losses import Credit, Place, Signal
+from losses import Anchor, Credit, Place, Signal
 from models.layout import Layout
 from models.moe import Bias, Routes
 
@@ -36,8 +36,9 @@ class Batch:
     """number of the domain of each token's document, in the order of the names; None: one domain"""
     images: Float[Array, "... b i c y x"] | None = None
     """pixels of i tiles a row, zeros behind those of rows that have fewer; None: text alone"""
-    targets: Signal | Credit | None = None
-    """what a teacher said of these rows, where it comes from a store; or what they earned, where they were drawn"""
+    targets: Signal | Credit | Anchor | None = None
+    """what a teacher said of these rows, where it comes from a store; what they earned, where they were drawn; or what
+    a reference thinks of them, where they are pairs"""
     routes: Int[Array, "... b t l r"] | None = None
     """experts that each token was sent to by who drew it, by MoE layer, to be sent there again; None: by the routers"""
     heard: Float[Array, "... b t d"] | None = None
@@ -66,6 +67,28 @@ class Batch:
             "images": rows.get("images"),
         }
         return cls(**fields)
+
+    @classmethod
+    def of_answers(
+        cls, tokens: Int[np.ndarray, "b T"], starts: Int[np.ndarray, "b"], ends: Int[np.ndarray, "b"], pad: int
+    ) -> "Batch":
+        """Rows of t + 1 tokens, each a prompt and an answer to it; the answer's tokens are what counts.
+
+        Args:
+          tokens: anything behind the answers.
+          starts: of each row, the place of its answer's first token.
+          ends: the place behind its last; 0 for a row without anything.
+          pad: the id to put where there is no text.
+        """
+        place = np.arange(tokens.shape[1], dtype=np.int32)
+        given, there = place < starts[:, None], place < ends[:, None]
+        packed = {
+            "tokens": tokens,
+            "tokens_segment_ids": there.astype(np.int32),
+            "tokens_positions": np.where(there, place, 0).astype(np.int32),
+            "answer": there & ~given,
+        }
+        return cls.of_rows(packed, pad)
 
     def place(self, memory: PyTree = (), names: tuple[str, ...] = ()) -> Place:
         """Where each label stands, for the loss; what the gate remembers and the names of the domains go with it."""

@@ -35,7 +35,7 @@ def to_batch(
             f"rows of {length} tokens and a label"
         )
     tokens = np.full((rows, length + 1), pad, np.int32)
-    ends, given = np.zeros((2, rows, 1), np.int32)
+    ends, given = np.zeros((2, rows), np.int32)
     behaviour, credit = np.zeros((2, rows, length + 1), np.float32)
     for row, (group, sample) in enumerate((group, sample) for group in groups for sample in range(samples)):
         if not group.valid[sample]:
@@ -45,14 +45,7 @@ def to_batch(
         behaviour[row, start : start + size] = group.logps[sample, :size]
         credit[row, start : start + size] = advantages[row // samples, sample]
         given[row], ends[row] = start, start + size
-    place = np.arange(length + 1, dtype=np.int32)
-    packed = {
-        "tokens": tokens,
-        "tokens_segment_ids": (place < ends).astype(np.int32),
-        "tokens_positions": np.where(place < ends, place, 0).astype(np.int32),
-        "answer": (given <= place) & (place < ends),
-    }
-    batch = Batch.of_rows(packed, pad)
+    batch = Batch.of_answers(tokens, given, ends, pad)
     # A label stands one place before its token.
     known: dict[str, Any] = {"advantages": credit[:, 1:], "behaviour": behaviour[:, 1:]}
     return dataclasses.replace(batch, targets=Credit(**known), routes=_routes(groups, samples, rows, length))
