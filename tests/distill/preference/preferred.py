@@ -12,7 +12,7 @@ import numpy as np
 
 from distill import AdamW, Experiment, Learner, Stage, Trained, WarmupCosine
 from distill.ceiling import Ceiling
-from distill.launch import run_experiment
+from distill.loop import run_stage
 from distill.metrics import Metrics
 from distill.preference.loop import run_preference
 from distill.preference.pairs import Mining
@@ -21,7 +21,7 @@ from distill.rl.loop import run_reinforcement
 from distill.rl.order import FirstInFirstOut
 from distill.rl.stage import Reinforcement
 from distill.room import Room
-from distill.run import Run
+from distill.run import Run, open_run
 from distill.tasks.source import Questions
 from losses import Constant, Distill, NoGate
 from models.config import SCOUT_PICO, Layer, tiny
@@ -39,16 +39,17 @@ DREW = Reinforcement(
     length=16, slots=32, reward=EVEN, save_every=4, order=FirstInFirstOut(), max_policy_lag=0, pipeline_depth=0,
 )  # fmt: skip
 STAGE = Preference(
-    name="dpo", learner=replace(LEARNER, start="begun", optimizer=AdamW(rate=WarmupCosine(peak=1e-3))), journal="rl",
+    name="dpo", learner=replace(LEARNER, start="begun", optimizer=AdamW(rate=WarmupCosine(peak=3e-3))), journal="rl",
     steps=6, rows=8, length=16, save_every=2, window=2, mining=Mining(band=0.6, each=3),
 )  # fmt: skip
 
 
-def begin(folder: Path, seed: int = 0) -> Path:
+def begin(folder: Path) -> Path:
     """The run of a model that has learned to end its answers."""
-    stage = Stage(name="begin", learners=(LEARNER,), steps=60, rows=32, length=16, save_every=60)
-    made = Experiment(name="begun", stages=(stage,), corpus=Questions(ASKED), held_out=1, glance=1, seed=seed)
-    run_experiment(made, folder, quiet=True)
+    stage = Stage(name="begin", learners=(LEARNER,), steps=40, rows=32, length=16, save_every=40)
+    made = Experiment(name="begun", stages=(stage,), corpus=Questions(ASKED), held_out=1, glance=1)
+    with open_run(folder, made) as run, Metrics(folder) as metrics:  # no report is written: nobody reads it
+        run_stage(Room(made, run, metrics, Ceiling(1.0), threading.Event(), quiet=True), stage)
     return folder
 
 
