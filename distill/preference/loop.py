@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from distill.checkpoint import Checkpoints
-from distill.loop import PATIENCE, Interrupted
+from distill.loop import PATIENCE, Interrupted, go_back
 from distill.preference.pairs import Pairs, learned_from
 from distill.preference.reference import Anchors, Kept, ask
 from distill.preference.stage import Preference, order
@@ -30,7 +31,7 @@ def run_preference(room: Room, stage: Preference) -> State:
     Raises:
       Interrupted: asked to stop; a checkpoint of this very update is on disk.
       FloatingPointError: three updates in a row were not finite; the last good checkpoint stays.
-      ValueError: the journal has too few pairs, or others than the stage was begun with.
+      ValueError: there is no journal, or it has other pairs than the stage was begun with.
     """
     learner, mesh = stage.learners[0], room.experiment.mesh.build()
     # Scores tell those checkpoints apart that the stage may go back to: the newest is the best, and stays.
@@ -42,17 +43,18 @@ def run_preference(room: Room, stage: Preference) -> State:
             return whole(found.trees[learner.name])
         seed = zlib.crc32(f"{room.experiment.seed} {stage.stream}".encode()) & 0x7FFFFFFF
         pairs = mined(room, stage, seed)
-        updates, start = stage.updates(pairs), 0 if found is None else found.step
-        names = [each.name for each in room.experiment.stages]
+        updates, start = stage.updates(len(pairs)), 0 if found is None else found.step
         if found is None:
-            room.metrics.cut(stage.name, -1, names)
+            go_back(room, stage, -1)
             _note(room, stage, pairs, updates)
             state = room.newborn(learner, updates)
         else:
             _check_pairs(stage, pairs, found.meta["pairs"])
-            room.metrics.cut(stage.name, start, names)
+            go_back(room, stage, start)
             state = whole(found.trees[learner.name])
-        anchors = anchored(room, stage, pairs, start, state.weights if found is None else None)
+        # Without an update nobody needs to be asked.
+        begun = state.weights if found is None else None
+        anchors = anchored(room, stage, pairs, start, begun) if updates else np.zeros((0, 2), np.float32)
         chosen = [] if found is None else found.meta["chosen"]
         return _Learning(room, stage, checkpoints, shapes, pairs, anchors, updates, seed, chosen).run(state, start)
 
@@ -92,11 +94,11 @@ def _note(room: Room, stage: Preference, pairs: Pairs, updates: int) -> None:
     """What was mined, as a line; a stage that it is too little for says so."""
     facts = {"pairs": len(pairs), "prompts": len(set(pairs.items)), "updates": updates}
     room.metrics.write(stage.name, 0, kind="pairs", **facts, **{f"left_{why}": n for why, n in pairs.dropped.items()})
-    if updates < stage.steps and not room.quiet:
-        print(
+    if updates < stage.steps:
+        room.say(
             f"{stage.name}: the journal of {stage.journal} has {len(pairs)} pairs, enough for {updates} of "
-            f"{stage.steps} updates of {stage.pairs} (epochs={stage.epochs}); the stage ends there",
-            flush=True,
+            f"{stage.steps} updates of {stage.pairs} (epochs={stage.epochs}), and the stage ends there; left out were "
+            f"{dict(pairs.dropped)}"
         )
 
 
@@ -123,6 +125,8 @@ class _Learning:
 
     def run(self, state: State, start: int) -> State:
         """The updates."""
+        if not self.updates:
+            self._finish(state, 0)
         room, stage, learner = self.room, self.stage, self.stage.learners[0]
         step = jax.jit(Step((learner,), self.updates, room.experiment.execution), donate_argnums=0)
         mesh, pad = room.experiment.mesh.build(), room.experiment.tokenizer.pad
@@ -148,9 +152,12 @@ class _Learning:
                 asked = room.stop.is_set()
                 if last:
                     self._finish(state, number)
-                elif number % stage.save_every == 0 or asked:
-                    # One that was saved because somebody asked is none to go back to: nobody may change the outcome.
-                    self._save(number, state, number, None if number % stage.save_every else -float(number))
+                elif number % stage.save_every == 0:
+                    self._glance(number, state)
+                    self._save(number, state, number, -float(number))
+                elif asked:
+                    # None to go back to: whoever asks must not change what becomes of the stage.
+                    self._save(number, state, number, None)
                 if asked and not last:
                     self.checkpoints.wait()
                     raise Interrupted(f"stopped in stage {stage.name} after update {number} of {self.updates}")
@@ -167,19 +174,21 @@ class _Learning:
             state = whole(self.checkpoints.restore(self.shapes, step=step).trees[stage.learner.name])
         chosen = sum(self.chosen) / len(self.chosen)
         room.metrics.write(stage.name, number, kind="stopped", chosen=chosen, updates=step or 0)
-        if not room.quiet:
-            print(
-                f"{stage.name}: stopped at update {number} of {self.updates}: over the last {len(self.chosen)}, the "
-                f"chosen answers' log-probability lay {-chosen:.3f} nats a token below the reference's, beyond "
-                f"fall={stage.fall}; what is kept is the learner after update {step or 0}",
-                flush=True,
-            )
+        room.say(
+            f"{stage.name}: stopped at update {number} of {self.updates}: over the last {len(self.chosen)}, the chosen "
+            f"answers' log-probability lay {-chosen:.3f} nats a token below the reference's, beyond fall={stage.fall}; "
+            f"what is kept is the learner after update {step or 0}"
+        )
         self._finish(state, step or 0, number)
         return state
 
     def _finish(self, state: State, updates: int, stopped: int | None = None) -> None:
         """The last checkpoint, under the number by which the stage's learner is asked for."""
+        self._glance(stopped or updates, state)
         self._save(self.stage.steps, state, updates, -float(self.stage.steps), stopped)
+
+    def _glance(self, number: int, state: State) -> None:
+        self.room.glance(self.stage, number, self.stage.learner.name, state.weights)
 
     def _save(self, step: int, state: State, updates: int, score: float | None, stopped: int | None = None) -> None:
         self.room.metrics.flush()

@@ -2,17 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
 
-from distill.given import Given, Trained
+from distill.data.loader import Loader
+from distill.data.source import Source
+from distill.door import check_counts, check_learners
 from distill.mesh import Mesh
-from distill.preference.pairs import Mining, Pairs
+from distill.preference.pairs import Mining
 from distill.rl.stage import Reinforcement
-from distill.stage import Learner
+from distill.stage import Known, Learner, Staged
 from losses.preference import DPO
 from losses.preferred import Preferred
+from models.config import Config
+from models.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from distill.room import Room
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +28,9 @@ class Preference:
     """A number of updates in which a learner comes to prefer right answers to wrong ones, which an earlier stage of
     reinforcement learning drew.
 
-    Its reference is what it starts from. It ends early when its pairs are used up, and when the chosen answers become
-    less likely than they were (likelihood displacement, arXiv:2410.08847): then it goes back to its last checkpoint of
-    before, or to its start if there is none.
+    Its reference is what it starts from. It ends early when its pairs are used up (at once, if there are too few for an
+    update), and when the chosen answers become less likely than they were (likelihood displacement, arXiv:2410.08847):
+    then it goes back to its last checkpoint of before, or to its start if there is none.
     """
 
     name: str
@@ -34,6 +42,8 @@ class Preference:
     """updates, at most; the optimizer's schedule ends with the last one that there are pairs for"""
     preference: DPO = field(default_factory=DPO)
     """from the log-probabilities of pairs to a loss"""
+    corpus: Source | None = None
+    """what its learner is looked at with; None: the experiment's"""
     mining: Mining = field(default_factory=Mining)
     """which answers make a pair"""
     epochs: int = 1
@@ -57,10 +67,7 @@ class Preference:
 
     def __post_init__(self) -> None:
         where = f"stage {self.name!r}"
-        counts = ("steps", "epochs", "window", "rows", "length", "accumulate", "log_every", "save_every")
-        for name in counts:
-            if vars(self)[name] < 1:
-                raise ValueError(f"{where}: {name} is {vars(self)[name]}; it must be at least 1")
+        check_counts(self, ("steps", "epochs", "window", "rows", "length", "accumulate", "log_every", "save_every"))
         if self.rows % (2 * self.accumulate):
             raise ValueError(
                 f"{where}: {self.rows} rows are not whole pairs in each of accumulate={self.accumulate} micro-batches; "
@@ -78,12 +85,9 @@ class Preference:
                 "earlier learner as its start, which is its reference, and keep all of its layers"
             )
         if learner.opens:
-            raise ValueError(f"{where}: there is no teacher whose layers {learner.name!r} could be compared with; "
-                             "leave out its features and routing")  # fmt: skip
-        if self.length > learner.model.max_positions:
             raise ValueError(
-                f"{where}: rows of {self.length} tokens are longer than the {learner.model.max_positions} positions of "
-                f"{learner.name!r}; set length to {learner.model.max_positions} at most"
+                f"{where}: there is no teacher whose layers {learner.name!r} could be compared with; leave out its "
+                "features and routing"
             )
 
     @property
@@ -92,9 +96,14 @@ class Preference:
         return (replace(self.learner, loss=Preferred(preference=self.preference)),)
 
     @property
-    def teachers(self) -> tuple[str, ...]:
+    def teacher(self) -> None:
         """Nobody is heard."""
-        return ()
+        return
+
+    @property
+    def selection(self) -> None:
+        """`mining` selects."""
+        return
 
     def averages(self, learner: Learner) -> bool:
         """No mean of the learner's weights is kept."""
@@ -106,24 +115,13 @@ class Preference:
         return self.rows // 2
 
     @property
-    def tokens(self) -> int:
-        """Tokens that the learner sees in the stage, at most, filling and all."""
+    def seen(self) -> int:
+        """Tokens that the learner sees in the stage, at most, prompts and padding too."""
         return self.steps * self.rows * self.length
 
-    def updates(self, found: Pairs) -> int:
-        """Updates that there are pairs for, at most `steps`.
-
-        Raises:
-          ValueError: there are not enough for one.
-        """
-        updates = min(self.steps, self.epochs * len(found) // self.pairs)
-        if not updates:
-            raise ValueError(
-                f"stage {self.name!r}: the journal of {self.journal!r} has {len(found)} pairs, and an update takes "
-                f"{self.pairs} (epochs={self.epochs}); left out were {dict(found.dropped)}. Use fewer rows, widen "
-                "mining.band, or raise mining.each"
-            )
-        return updates
+    def updates(self, pairs: int) -> int:
+        """Updates that there are pairs for, at most `steps`."""
+        return min(self.steps, self.epochs * pairs // self.pairs)
 
     def fallen(self, chosen: Sequence[float]) -> bool:
         """Whether the chosen answers have become too unlikely.
@@ -133,48 +131,46 @@ class Preference:
         """
         return bool(chosen) and sum(chosen) / len(chosen) < -self.fall
 
+    def loader(self, seed: int, tokenizer: Tokenizer, domains: tuple[str, ...]) -> Loader:
+        """How its corpus becomes rows, to be looked at."""
+        return Loader(rows=self.rows, length=self.length, seed=seed, tokenizer=tokenizer, domains=domains)
 
-def check_preference(
-    stage: Preference,
-    reinforced: Mapping[str, Reinforcement],
-    earlier: Mapping[str, Learner | Given | Trained],
-    mesh: Mesh,
-) -> None:
-    """Refuse at the door what does not fit the experiment.
+    def check(self, earlier: Known, mesh: Mesh) -> None:
+        """Refuses what would fail, or mislead, later; that its start is there has been seen to (`check_start`)."""
+        mesh.check_rows(self.rows // self.accumulate)
+        check_learners(self, earlier)
+        start = str(self.learner.start)
+        if earlier[start].model != self.learner.model:
+            raise ValueError(
+                f"stage {self.name!r}: {self.learner.name!r} is of another architecture than {start!r}, its start and "
+                f"reference; give it the model of {start!r}"
+            )
+
+    def tiny(self, models: Mapping[str, Config]) -> "Preference":
+        """Its tiny form: few updates of few pairs."""
+        learner = replace(self.learner, model=models[self.learner.name])
+        return replace(self, learner=learner, steps=min(self.steps, 4), rows=4, accumulate=1, save_every=2)
+
+    def run(self, room: "Room") -> None:
+        """Trains its learner to the last update that there are pairs for, from wherever an earlier process left it."""
+        from distill.preference.loop import run_preference
+
+        run_preference(room, self)
+
+
+def check_journal(stage: Preference, before: Sequence[Staged]) -> None:
+    """Refuses a journal that no stage of reinforcement learning writes before the stage begins.
 
     Args:
-      stage: the stage.
-      reinforced: the stages of reinforcement learning before it, by name.
-      earlier: given models and learners of earlier stages, by name.
-      mesh: where it learns.
-
-    Raises:
-      ValueError: with what would do.
+      stage: that mines it.
+      before: the stages before it.
     """
-    where, model = f"stage {stage.name!r}", stage.learner.model
-    if stage.journal not in reinforced:
+    names = [one.name for one in before if isinstance(one, Reinforcement)]
+    if stage.journal not in names:
         raise ValueError(
-            f"{where}: journal {stage.journal!r} is not an earlier stage of reinforcement learning; there are "
-            f"{sorted(reinforced)}"
+            f"stage {stage.name!r}: journal {stage.journal!r} is not an earlier stage of reinforcement learning; there "
+            f"are {names}"
         )
-    drew = reinforced[stage.journal].learner
-    if drew.model.vocab != model.vocab:
-        raise ValueError(
-            f"{where}: {drew.name!r}, whose answers are in the journal of {stage.journal!r}, has a vocabulary of "
-            f"{drew.model.vocab}, {stage.learner.name!r} of {model.vocab}; a token must mean the same to both"
-        )
-    start = stage.learner.start or ""
-    if start not in earlier:
-        raise ValueError(
-            f"{where}: {stage.learner.name!r} starts from {start!r}, which is not given and no learner of an earlier "
-            f"stage; there are {sorted(earlier)}"
-        )
-    if earlier[start].model != model:
-        raise ValueError(
-            f"{where}: {stage.learner.name!r} is of another architecture than {start!r}, its start and reference; give "
-            f"it the model of {start!r}"
-        )
-    mesh.check_rows(stage.rows // stage.accumulate)
 
 
 def order(seed: int, number: int, size: int, count: int) -> Int[np.ndarray, "k"]:

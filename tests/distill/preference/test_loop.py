@@ -183,7 +183,19 @@ def test_it_ends_where_its_pairs_do_and_says_so(begun, drawn, tmp_path, capsys):
     assert len(updates) == mined["updates"] == mined["pairs"] // 20 < 100
     _, meta, step = saved(folder, stage)
     assert step == 100 and meta["updates"] == len(updates) and meta["stopped"] is None
-    assert f"pairs, enough for {len(updates)} of 100 updates of 20 (epochs=1)" in capsys.readouterr().out
+    assert f"pairs, enough for {len(updates)} of 100 updates of 20 (epochs=1)" in capsys.readouterr().err
+
+
+def test_with_too_few_pairs_for_an_update_it_ends_as_it_began(begun, drawn, tmp_path):
+    stage, folder = replace(STAGE, rows=1000), bring(drawn, tmp_path / "run")
+    weights, lines = finish(begun, folder, stage)
+    kept, meta, step = saved(folder, stage)
+    assert step == 6 and meta["updates"] == 0 and [line["kind"] for line in lines] == ["pairs"]
+    with opened(begun, tmp_path / "none", stage) as room:
+        start = room.newborn(stage.learners[0], 6).weights
+    for found in (weights, kept):
+        assert_same(found, jax.device_get(jax.tree.leaves(start)))
+    assert asked(folder) == []
 
 
 def test_three_updates_that_are_not_finite_stop_it(begun, drawn, tmp_path):

@@ -5,27 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from distill import Mesh
-from distill.preference.pairs import Mining
-from distill.preference.stage import check_preference, order
+from distill import Mesh, Stage
+from distill.preference.stage import check_journal, order
+from distill.stage import Staged
 from losses import DPO, Hidden, Preferred
 from tests.distill.preference.preferred import DREW, LEARNER, MODEL, STAGE
-from tests.distill.preference.test_pairs import group
 
 EARLIER = {"begun": LEARNER}
-
-
-def pairs(count):
-    """So many pairs."""
-    groups = [group(uid, [[70, 1]], [[80, 1]], prompt=(60 + uid,)) for uid in range(count)]
-    return Mining()(groups, length=8, most=99, seed=0)
 
 
 def test_its_learner_minimises_its_preference():
     stage = replace(STAGE, preference=DPO(beta=2.0))
     (learner,) = stage.learners
     assert learner.loss == Preferred(preference=DPO(beta=2.0)) and learner.name == "student"
-    assert (stage.pairs, stage.tokens, stage.teachers, stage.averages(learner)) == (4, 6 * 8 * 16, (), False)
+    assert (stage.pairs, stage.seen, stage.teacher, stage.averages(learner)) == (4, 6 * 8 * 16, None, False)
+    assert isinstance(stage, Staged)
 
 
 def test_every_pair_is_learned_from_once_before_any_is_again():
@@ -44,12 +38,8 @@ def test_the_order_follows_from_seed_and_number():
 
 
 def test_it_takes_as_many_updates_as_there_are_pairs_for():
-    assert [replace(STAGE, epochs=n).updates(pairs(10)) for n in (1, 2, 9)] == [2, 5, 6]
-
-
-def test_too_few_pairs_for_an_update_are_refused_with_what_was_left_out():
-    with pytest.raises(ValueError, match=r"the journal of 'rl' has 3 pairs, and an update takes 4 .*'masked': 0.*Use"):
-        STAGE.updates(pairs(3))
+    assert [replace(STAGE, epochs=n).updates(10) for n in (1, 2, 9)] == [2, 5, 6]
+    assert STAGE.updates(3) == 0
 
 
 def test_chosen_answers_have_fallen_when_their_mean_lies_below_the_bound():
@@ -73,7 +63,6 @@ def test_chosen_answers_have_fallen_when_their_mean_lies_below_the_bound():
             {"learner": replace(LEARNER, start="begun", features=Hidden())},
             "no teacher whose layers 'student' could be compared with; leave out its features and routing",
         ),
-        ({"length": 10**6}, f"rows of 1000000 tokens are longer than the {MODEL.max_positions} positions"),
     ],
 )
 def test_stages_that_cannot_be_are_refused(changes, message):
@@ -82,25 +71,35 @@ def test_stages_that_cannot_be_are_refused(changes, message):
 
 
 def test_a_stage_that_fits_is_let_in():
-    check_preference(STAGE, {"rl": DREW}, EARLIER, Mesh())
+    STAGE.check(EARLIER, Mesh())
+    check_journal(STAGE, (DREW,))
 
 
 @pytest.mark.parametrize(
-    ("reinforced", "earlier", "mesh", "message"),
+    ("changes", "earlier", "mesh", "message"),
     [
-        ({"another": DREW}, EARLIER, Mesh(), r"journal 'rl' is not an earlier stage of .*; there are \['another'\]"),
         (
-            {"rl": replace(DREW, learner=replace(DREW.learner, model=replace(MODEL, vocab=64)))}, EARLIER, Mesh(),
-            f"'student', whose answers are in the journal of 'rl', has a vocabulary of 64, 'student' of {MODEL.vocab}",
-        ),
-        ({"rl": DREW}, {"other": LEARNER}, Mesh(), r"from 'begun', which is not given .*; there are \['other'\]"),
-        (
-            {"rl": DREW}, {"begun": replace(LEARNER, model=replace(MODEL, layers=2))}, Mesh(),
+            {}, {"begun": replace(LEARNER, model=replace(MODEL, layers=2))}, Mesh(),
             "'student' is of another architecture than 'begun', its start and reference; give it the model of 'begun'",
         ),
-        ({"rl": DREW}, EARLIER, Mesh(data=3), "8 rows a batch do not divide over"),
+        ({}, EARLIER, Mesh(data=3), "8 rows a batch do not divide over"),
+        ({"length": 10**6}, EARLIER, Mesh(), "rows of 1000000 tokens are longer than the"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_the_stages_before_it_is_refused(reinforced, earlier, mesh, message):
+def test_what_does_not_fit_its_start_or_the_devices_is_refused(changes, earlier, mesh, message):
     with pytest.raises(ValueError, match=message):
-        check_preference(STAGE, reinforced, earlier, mesh)
+        replace(STAGE, **changes).check(earlier, mesh)
+
+
+def test_a_journal_that_nobody_writes_before_is_refused():
+    lesson = Stage(name="lesson", learners=(LEARNER,), steps=1)
+    with pytest.raises(
+        ValueError, match=r"journal 'rl' is not an earlier stage of reinforcement .*; there are \['x'\]"
+    ):
+        check_journal(STAGE, (lesson, replace(DREW, name="x")))
+
+
+def test_its_tiny_form_is_small_and_has_the_model_of_its_name():
+    small = replace(MODEL, layers=2)
+    tiny = replace(STAGE, steps=500, rows=64, accumulate=2).tiny({"student": small})
+    assert (tiny.steps, tiny.rows, tiny.accumulate, tiny.learner.model) == (4, 4, 1, small)
