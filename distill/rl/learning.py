@@ -1,0 +1,142 @@
+"""Learning: the updates of a stage of reinforcement learning, each of the groups that are due to it."""
+
+import queue
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from distill.checkpoint import Checkpoints
+from distill.loop import Interrupted
+from distill.progress import Progress
+from distill.reading import put
+from distill.rl.actor import Actor, Broken
+from distill.rl.books import Books
+from distill.rl.grading import Grading
+from distill.rl.hearing import hearing
+from distill.rl.lines import describe
+from distill.rl.publisher import Publisher
+from distill.rl.rollouts import Rollouts
+from distill.rl.rows import to_batch
+from distill.rl.stage import Reinforcement
+from distill.room import Room
+from distill.state import State, parts
+from distill.step import Step
+from distill.teacher import StoredTeacher
+
+LONG = 60.0
+"""seconds without anything drawn after which the learner says what it waits for"""
+
+
+@dataclass
+class Learning:
+    """Waits for groups, learns from them, publishes what it has become, and saves it.
+
+    Args:
+      room, stage: what is trained, and where.
+      books: say what to draw and what to learn from.
+      checkpoints: where it is saved.
+      publisher, actor, grading: who is given its weights, who draws with them, who judges.
+    """
+
+    room: Room
+    stage: Reinforcement
+    books: Books
+    checkpoints: Checkpoints
+    publisher: Publisher
+    actor: Actor
+    grading: Grading
+
+    def run(self, state: State, start: int) -> State:
+        """The updates."""
+        stage, learner = self.stage, self.stage.learners[0]
+        step = jax.jit(Step((learner,), stage.steps, self.room.experiment.execution), donate_argnums=0)
+        mesh, pad = self.room.experiment.mesh.build(), self.room.experiment.tokenizer.pad
+        hear = hearing(self.room, stage)
+        self.publisher.publish(start, state.weights)
+        for job in self.books.again(start):
+            self._ask([job])
+        with Progress(stage.steps, stage.name, start, quiet=self.room.quiet) as bar:
+            for version in range(start, stage.steps):
+                began = time.monotonic()
+                groups = self._wait(version)
+                idle = time.monotonic() - began
+                advantages = self.books.advantages(groups)
+                rows = to_batch(groups, advantages, stage.rows, stage.length, pad)
+                batch = hear(put(rows, stage.accumulate, mesh))
+                (state,), metrics = step((state,), StoredTeacher(), batch)
+                number = version + 1
+                if number < stage.steps:
+                    self.publisher.publish(number, state.weights)
+                    self.publisher.forget(self.books.controller.oldest)
+                if number % stage.log_every == 0 or number in (1, stage.steps):
+                    values = {name: float(tally.mean()) for name, tally in sorted(jax.device_get(metrics).items())}
+                    said = describe(groups, self.books.used, version)
+                    self.room.metrics.write(stage.name, number, kind="train", **values, **said)
+                    seconds = time.monotonic() - began
+                    self.room.metrics.time(stage.name, number, seconds=seconds, idle=idle, drawn=self.actor.drawn)
+                    bar.update(number, loss=said["reward"], tokens=int(sum(one.lengths.sum() for one in groups)))
+                asked = self.room.stop.is_set()
+                if number % stage.save_every == 0 or number == stage.steps or asked:
+                    self._save(number, state)
+                if asked and number < stage.steps:
+                    self.checkpoints.wait()
+                    raise Interrupted(f"stopped in stage {stage.name} after update {number} of {stage.steps}")
+        self.books.controller.check()
+        return state
+
+    def _wait(self, version: int) -> list[Rollouts]:
+        """The groups of an update, once they are there."""
+        last = time.monotonic()
+        while True:
+            self._ask(self.books.admit(version))
+            groups = self.books.take(version)
+            if groups is not None:
+                return groups
+            try:
+                one = self.grading.found.get(timeout=1.0)
+                last = time.monotonic()
+            except queue.Empty:
+                self._check(last)
+                continue
+            self._hear(one)
+
+    def _hear(self, one: "Rollouts | Broken | BaseException") -> None:
+        if isinstance(one, BaseException):
+            raise one
+        if isinstance(one, Rollouts):
+            return self.books.judged(one)
+        job = self.books.retry(one)
+        if job is not None:
+            self.actor.inbox.put(job)
+
+    def _ask(self, jobs: Sequence[Any]) -> None:
+        """Has groups drawn, but for those whose answers are in the journal from before a restart."""
+        for job in jobs:
+            kept = self.books.kept.pop(job.uid, None)
+            if kept is not None and (kept.version, kept.item) == (job.version, job.item):
+                self.books.judged(kept)
+            else:
+                self.actor.inbox.put(job)
+
+    def _check(self, last: float) -> None:
+        if not self.actor.alive:
+            raise RuntimeError(f"stage {self.stage.name}: the actor has ended, and groups are missing; start again")
+        if time.monotonic() - last > LONG:
+            out = self.books.controller.out
+            self.room.say(
+                f"{self.stage.name}: nothing was drawn for {time.monotonic() - last:.0f} s; {len(out)} groups are on "
+                f"their way, the oldest {out[:1]}, {self.actor.inbox.qsize()} wait for the actor"
+            )
+
+    def _save(self, number: int, state: State) -> None:
+        name = self.stage.learner.name
+        self.room.glance(self.stage, number, name, state.weights)
+        self.room.metrics.flush()
+        versions = {v: w for v, w in self.publisher.versions.items() if v < number}
+        trees: dict[str, Mapping[str, Any]] = {name: parts(state)}
+        trees |= {f"{name}-{version}": {"weights": weights} for version, weights in versions.items()}
+        meta = {"books": self.books.state(), "versions": sorted(versions)}
+        self.checkpoints.save(number, trees, meta=meta)
