@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from losses.advantage import credited
+from losses.correction import mismatch
 from losses.gate import Place
 from losses.logps import token_logps
 from losses.loss import Loss
@@ -23,7 +25,8 @@ class Credit:
 
     advantages: of each token, in units of the reward. behaviour: log-probability, nats, by whoever drew it, as it was
     when it did, at the sampling temperature. proximal: by the learner at the start of the update; None where this is
-    the update's only step. teacher: by a teacher, at the same temperature; None without one.
+    the update's only step. teacher: by a teacher, at the same temperature; None without one. age: how often the learner
+    had changed since whoever drew a row was what the learner is; None where nobody asks.
     """
 
     __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
@@ -32,6 +35,7 @@ class Credit:
     behaviour: Float[Array, "b t"]
     proximal: Float[Array, "b t"] | None = None
     teacher: Float[Array, "b t"] | None = None
+    age: Int[Array, " b"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +47,14 @@ class Reinforce(Loss):
       teacher: reward per nat by which a teacher likes a token better than the learner does (`credited`): on-policy
         distillation inside reinforcement learning. Used where `Credit` has a teacher.
       temperature: that the labels were drawn with.
+      ages: how many of `Credit.age`, from 0, are told apart in what is logged.
       chunk: positions of t whose logits exist at a time; None for all.
     """
 
     policy: PolicyLoss
     teacher: float = 0.0
     temperature: float = 1.0
+    ages: int = 0
     chunk: int | None = 64
 
     def __post_init__(self):
@@ -75,7 +81,8 @@ class Reinforce(Loss):
 
         Returns:
           The loss; tallies without gradient: those of `PolicyLoss`, with its peaks as means over micro-batches; hard
-          (the learner's own -log q of the draws), entropy, and with a teacher its cross-entropy, teacher_hard; None.
+          (the learner's own -log q of the draws), entropy, and with a teacher its cross-entropy, teacher_hard; by age
+          those of `mismatch`, as weight/0, weight/1; None.
 
         Raises:
           ValueError: what comes with the rows is not `Credit`.
@@ -91,6 +98,15 @@ class Reinforce(Loss):
             advantages = credited(advantages, logp, signal.teacher, self.teacher)
             notes["teacher_hard"] = -signal.teacher
         loss, tallies, peaks = self.policy(logp, signal.behaviour, advantages, place.mask, signal.proximal)
+        tallies |= self._by_age(signal, jax.lax.stop_gradient(logp), place.mask)
         one = jnp.ones((), jnp.float32)
         tallies |= {name: Tally.of(jax.lax.stop_gradient(value), place.mask) for name, value in notes.items()}
         return loss, tallies | {name: Tally(peak, one) for name, peak in peaks.items()}, None
+
+    def _by_age(self, credit: Credit, logp: Float[Array, "b t"], mask: Bool[Array, "b t"]) -> dict[str, Tally]:
+        if credit.age is None:
+            return {}
+        proximal = logp if credit.proximal is None else credit.proximal
+        age = rearrange(credit.age, "b -> b 1")
+        found = {number: mismatch(proximal, credit.behaviour, mask & (age == number)) for number in range(self.ages)}
+        return {f"{name}/{number}": tally for number, tallies in found.items() for name, tally in tallies.items()}

@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from distill.rl.publisher import Publisher
 from distill.rl.rollouts import Rollouts
+from distill.rl.stopwatch import Stopwatch
 from models.request import Completion, Request
 from models.sampler import Sampler
 
@@ -59,6 +60,8 @@ class Actor:
     outbox: "queue.Queue[Rollouts | Broken]" = field(default_factory=queue.Queue)
     drawn: int = 0
     """tokens so far"""
+    idle: Stopwatch = field(default_factory=Stopwatch)
+    """how long it has waited for jobs, and for the weights they ask for"""
 
     def start(self) -> None:
         """Begins to draw."""
@@ -78,7 +81,8 @@ class Actor:
     def _run(self) -> None:
         going = True
         while going:
-            jobs = [self.inbox.get()]
+            with self.idle:
+                jobs = [self.inbox.get()]
             while not self.inbox.empty():
                 jobs.append(self.inbox.get_nowait())
             going = None not in jobs
@@ -90,7 +94,8 @@ class Actor:
         """Draws groups of one version; where that fails, says so of each that is not there yet."""
         left = {job.uid: job for job in jobs}
         try:
-            weights = self.publisher.get(version, PATIENCE)
+            with self.idle:
+                weights = self.publisher.get(version, PATIENCE)
             requests = (
                 Request(prompt=job.uid, sample=sample, tokens=job.prompt, limit=self.limit)
                 for job in jobs

@@ -1,5 +1,6 @@
 """The books: every group from the moment it is asked for until it is learned from, and what is known of each prompt."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,14 +14,18 @@ from distill.curriculum.table import Table
 from distill.curriculum.tracker import Tracker
 from distill.rl.actor import Broken, Job
 from distill.rl.journal import Journal
+from distill.rl.order import Standing
 from distill.rl.record import Event, Record
 from distill.rl.rollouts import Rollouts
 from distill.rl.stage import Reinforcement
-from distill.rl.staleness import Controller
+from distill.rl.staleness import ENDS, Controller
 from distill.tasks.item import Item, Pool
 from distill.tasks.system import apply, draw
 from losses.advantage import informative
 from models.tokenizer import Tokenizer
+
+FAULTS = ("retried", "poisoned", "reward_failed", "masked")
+"""groups that are drawn once more, and that are given up; answers whose reward failed, and all that are masked"""
 
 
 @dataclass
@@ -49,8 +54,10 @@ class Books:
     """those that were judged and are not used up"""
     kept: dict[int, Rollouts] = field(init=False, default_factory=dict)
     """those that a journal kept from before a restart, to be used if they are asked for again"""
-    used: list[Rollouts] = field(init=False, default_factory=list)
-    """those that the last batch used up, the ones that it passed over with them"""
+    used: list[tuple[Item, Rollouts]] = field(init=False, default_factory=list)
+    """those that the last batch used up, the ones that it passed over with them, and what each was asked"""
+    faults: Counter[str] = field(init=False, default_factory=lambda: Counter(dict.fromkeys(FAULTS, 0)))
+    """how often each of `FAULTS` was met"""
 
     def __post_init__(self) -> None:
         self.controller = Controller(self.stage.limits, self.stage.order)
@@ -94,8 +101,10 @@ class Books:
     def retry(self, broken: Broken) -> Job | None:
         """A group that could not be drawn, to be tried once more; None: it is given up."""
         if broken.job.retries < self.stage.retries:
+            self.faults["retried"] += 1
             return replace(broken.job, retries=broken.job.retries + 1)
         if self.controller.poisoned(broken.job.uid):
+            self.faults["poisoned"] += 1
             self.journal.append(
                 Record(Event.POISONED, (broken.job.uid,), broken.job.version, {"reason": broken.reason[-2000:]})
             )
@@ -103,6 +112,8 @@ class Books:
 
     def judged(self, group: Rollouts) -> None:
         """A group is drawn and its answers have their rewards."""
+        self.faults["reward_failed"] += int((group.sound & ~group.valid).sum())
+        self.faults["masked"] += int((~group.valid).sum())
         teaches = not self.stage.filtered or informative(group.outcomes[None], group.valid[None])[0]
         tell = self.controller.completed if teaches else self.controller.filtered
         if tell(group.uid):
@@ -124,9 +135,21 @@ class Books:
         found = {group.uid: group for group in used}
         self.journal.append(Record(Event.CONSUMED, tuple(batch), version))
         self.tracker = self._observed(used, version)
+        self.used = [(self.item(group.uid), group) for group in used]
         self._forget()
-        self.used = used
+        self.controller.check()
         return [found[uid] for uid in batch]
+
+    def accounts(self) -> dict[str, float]:
+        """How many groups were admitted so far, came to each end, and are in flight.
+
+        One that was dropped is in flight until a batch passes it over: when it was dropped depends on the timing.
+        """
+        line = self.controller.line
+        dropped = (uid for uid, group in line.groups.items() if group.standing is Standing.DROPPED)
+        early = Counter("filtered" if uid in self.groups else "poisoned" for uid in dropped)
+        ends = {end: float(self.controller.ends[end] - early[end]) for end in ENDS}
+        return {"admitted": float(line.admitted), **ends, "in_flight": float(len(line.groups))}
 
     def advantages(self, batch: list[Rollouts]) -> Float[np.ndarray, "g n"]:
         """What each answer earned beside the others of its group."""
@@ -140,6 +163,7 @@ class Books:
         return {
             "controller": self.controller.state(),
             "tracker": self.tracker.state(),
+            "faults": dict(self.faults),
             "blocks": {str(block): indices for block, indices in self.blocks.items()},
             "journal": self.journal.sync(),
             "pool": self.pool.fingerprint,
@@ -158,6 +182,7 @@ class Books:
             )
         self.controller = Controller.restore(state["controller"], self.stage.limits, self.stage.order)
         self.tracker = self.tracker.restore(state["tracker"])
+        self.faults = Counter(state["faults"])
         self.blocks = {int(block): indices for block, indices in state["blocks"].items()}
         out = {uid for uid, _ in self.controller.out}
         for _, record in self.journal.read():

@@ -11,20 +11,17 @@ import jax
 from distill.checkpoint import Checkpoints
 from distill.loop import Interrupted
 from distill.progress import Progress
-from distill.reading import put
 from distill.rl.actor import Actor, Broken
 from distill.rl.books import Books
 from distill.rl.grading import Grading
-from distill.rl.hearing import hearing
-from distill.rl.lines import describe
+from distill.rl.lines import Pace, describe
 from distill.rl.publisher import Publisher
 from distill.rl.rollouts import Rollouts
-from distill.rl.rows import to_batch
 from distill.rl.stage import Reinforcement
+from distill.rl.update import Update
 from distill.room import Room
 from distill.state import State, parts
-from distill.step import Step
-from distill.teacher import StoredTeacher
+from distill.step import Metrics
 
 LONG = 60.0
 """seconds without anything drawn after which the learner says what it waits for"""
@@ -51,41 +48,41 @@ class Learning:
 
     def run(self, state: State, start: int) -> State:
         """The updates."""
-        stage, learner = self.stage, self.stage.learners[0]
-        step = jax.jit(Step((learner,), stage.steps, self.room.experiment.execution), donate_argnums=0)
-        mesh, pad = self.room.experiment.mesh.build(), self.room.experiment.tokenizer.pad
-        hear = hearing(self.room, stage)
+        stage, update, pace = self.stage, Update(self.room, self.stage), Pace(self.actor)
         self.publisher.publish(start, state.weights)
         for job in self.books.again(start):
             self._ask([job])
         with Progress(stage.steps, stage.name, start, quiet=self.room.quiet) as bar:
             for version in range(start, stage.steps):
-                began = time.monotonic()
-                groups = self._wait(version)
-                idle = time.monotonic() - began
-                advantages = self.books.advantages(groups)
-                rows = to_batch(groups, advantages, stage.rows, stage.length, pad)
-                batch = hear(put(rows, stage.accumulate, mesh))
-                (state,), metrics = step((state,), StoredTeacher(), batch)
-                number = version + 1
+                with pace.waiting:
+                    groups = self._wait(version)
+                state, metrics = update(state, groups, self.books.advantages(groups), version)
+                number, tokens = version + 1, int(sum(one.lengths[one.valid].sum() for one in groups))
                 if number < stage.steps:
                     self.publisher.publish(number, state.weights)
                     self.publisher.forget(self.books.controller.oldest)
+                pace.learned(tokens)
                 if number % stage.log_every == 0 or number in (1, stage.steps):
-                    values = {name: float(tally.mean()) for name, tally in sorted(jax.device_get(metrics).items())}
-                    said = describe(groups, self.books.used, version)
-                    self.room.metrics.write(stage.name, number, kind="train", **values, **said)
-                    seconds = time.monotonic() - began
-                    self.room.metrics.time(stage.name, number, seconds=seconds, idle=idle, drawn=self.actor.drawn)
-                    bar.update(number, loss=said["reward"], tokens=int(sum(one.lengths.sum() for one in groups)))
+                    said = self._say(number, groups, metrics, pace)
+                    bar.update(number, loss=said["reward"], tokens=tokens)
                 asked = self.room.stop.is_set()
                 if number % stage.save_every == 0 or number == stage.steps or asked:
                     self._save(number, state)
                 if asked and number < stage.steps:
                     self.checkpoints.wait()
                     raise Interrupted(f"stopped in stage {stage.name} after update {number} of {stage.steps}")
-        self.books.controller.check()
         return state
+
+    def _say(self, number: int, groups: list[Rollouts], metrics: Metrics, pace: Pace) -> dict[str, float]:
+        """Writes the lines of an update; returns what was said of its groups."""
+        stage, books, found = self.stage, self.books, jax.device_get(metrics)
+        values = {name: float(tally.mean()) if tally.count else float("nan") for name, tally in sorted(found.items())}
+        said = describe(groups, books.used, number - 1, stage.max_policy_lag)
+        self.room.metrics.write(stage.name, number, kind="train", **values, **said, **books.accounts())
+        judged, faults = self.grading.found.qsize(), {f"faults/{name}": count for name, count in books.faults.items()}
+        queues = {"ready": books.controller.ready + judged, "under_way": len(books.controller.out) - judged}
+        self.room.metrics.time(stage.name, number, **pace.line(), **queues, **faults)
+        return said
 
     def _wait(self, version: int) -> list[Rollouts]:
         """The groups of an update, once they are there."""

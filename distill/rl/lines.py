@@ -1,24 +1,112 @@
-"""The lines of an update: what it learned from."""
+"""The lines of an update: what it learned from, which the order of the groups determines, and how fast it went."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from distill.rl.actor import Actor
 from distill.rl.rollouts import Rollouts
+from distill.rl.stopwatch import Stopwatch
+from distill.tasks.item import Item
+from losses.advantage import informative
+
+Asked = Sequence[tuple[Item, Rollouts]]
+"""groups, each with what it was asked"""
 
 
-def describe(groups: Sequence[Rollouts], used: Sequence[Rollouts], version: int) -> dict[str, float]:
-    """What to log of an update: of the groups that it learned from, and of those it passed over for them."""
-    solved = [float(one.outcomes[one.valid].mean()) for one in used if one.valid.any()]
+def describe(groups: Sequence[Rollouts], used: Asked, version: int, most: int) -> dict[str, float]:
+    """What an update learned from; NaN where there is nothing to take a mean of.
+
+    Args:
+      groups: those that it learned from.
+      used: with them those that it passed over, as they had nothing to teach.
+      version: of the learner.
+      most: lag that a group may have.
+
+    Returns:
+      groups: how many it learned from; lag/0, lag/1, ...: how many of each age; lag, lag_max. Of all that were used:
+      reward: share of answers that solve it, mean over groups; asked/task/level, reward/task/level: groups, and that
+      share, of a cell; level: mean; all_right, all_wrong, zero_advantage: shares of groups; length, length_right,
+      length_wrong: mean tokens of an answer; masked: answers that nobody could judge.
+    """
     lags = [version - one.version for one in groups]
-    lengths = np.concatenate([one.lengths for one in used]) if used else np.zeros(1)
+    drawn = [one for _, one in used]
+    solved = {one.uid: float(one.outcomes[one.valid].mean()) for one in drawn if one.valid.any()}
+    flat = [not informative(one.outcomes[None], one.valid[None])[0] for one in drawn]
     return {
-        "reward": float(np.mean(solved)) if solved else float("nan"),
+        "reward": _mean(solved.values()),
         "groups": float(len(groups)),
-        "all_right": float(np.mean([rate == 1.0 for rate in solved])) if solved else float("nan"),
-        "all_wrong": float(np.mean([rate == 0.0 for rate in solved])) if solved else float("nan"),
-        "lag": float(np.mean(lags)) if lags else float("nan"),
+        "all_right": _mean(rate == 1.0 for rate in solved.values()),
+        "all_wrong": _mean(rate == 0.0 for rate in solved.values()),
+        "zero_advantage": _mean(flat),
+        "lag": _mean(lags),
         "lag_max": float(max(lags, default=0)),
-        "length": float(lengths.mean()),
-        "masked": float(sum((~one.valid).sum() for one in used)),
+        "masked": float(sum((~one.valid).sum() for one in drawn)),
+        "level": _mean(item.level for item, _ in used),
+        **{f"lag/{lag}": float(lags.count(lag)) for lag in range(most + 1)},
+        **_lengths(drawn),
+        **_cells(used, solved),
     }
+
+
+def _lengths(drawn: Sequence[Rollouts]) -> dict[str, float]:
+    """Tokens of answers: of all, and of the right and the wrong, which drift apart where length is rewarded unseen."""
+    right = [one.lengths[one.valid & one.outcomes] for one in drawn]
+    wrong = [one.lengths[one.valid & ~one.outcomes] for one in drawn]
+    every = {"length": [one.lengths for one in drawn], "length_right": right, "length_wrong": wrong}
+    return {name: _mean(length for each in lengths for length in each) for name, lengths in every.items()}
+
+
+def _cells(used: Asked, solved: Mapping[int, float]) -> dict[str, float]:
+    """By task and level that was asked: how many groups, and what share of their answers was right."""
+    asked: dict[str, list[int]] = {}
+    for item, one in used:
+        asked.setdefault(f"{item.task}/{item.level}", []).append(one.uid)
+    found: dict[str, float] = {}
+    for cell, uids in sorted(asked.items()):
+        found[f"asked/{cell}"] = float(len(uids))
+        found[f"reward/{cell}"] = _mean(solved[uid] for uid in uids if uid in solved)
+    return found
+
+
+def _mean(values: Iterable[Any]) -> float:
+    """Of numbers and truths; NaN of nothing."""
+    found = list(values)
+    return float(np.mean(found)) if found else float("nan")
+
+
+class Pace:
+    """Lines of timings.jsonl: how fast it goes, who waits for whom and what went wrong, since the line before.
+
+    Args:
+      actor: who draws.
+    """
+
+    def __init__(self, actor: Actor) -> None:
+        self.waiting = Stopwatch()
+        """the learner's, for groups"""
+        self._actor, self._learned = actor, 0
+        self._last = self._now()
+
+    def learned(self, tokens: int) -> None:
+        """An update was made of so many tokens."""
+        self._learned += tokens
+
+    def line(self) -> dict[str, float]:
+        """Seconds; tokens a second, drawn and learned from; shares of the time that learner and actor waited; tokens
+        that were drawn in all."""
+        before, self._last = self._last, self._now()
+        seconds, waited, idle, drawn, learned = (now - then for now, then in zip(self._last, before, strict=True))
+        return {
+            "seconds": seconds,
+            "learner_idle": waited / seconds,
+            "actor_idle": idle / seconds,
+            "learner_tokens_per_second": learned / seconds,
+            "actor_tokens_per_second": drawn / seconds,
+            "drawn": float(self._actor.drawn),
+        }
+
+    def _now(self) -> tuple[float, float, float, int, int]:
+        return time.monotonic(), self.waiting.seconds, self._actor.idle.seconds, self._actor.drawn, self._learned

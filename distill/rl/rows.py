@@ -13,13 +13,14 @@ from losses.reinforce import Credit
 
 
 def to_batch(
-    groups: Sequence[Rollouts], advantages: Float[np.ndarray, "g n"], rows: int, length: int, pad: int
+    groups: Sequence[Rollouts], advantages: Float[np.ndarray, "g n"], version: int, rows: int, length: int, pad: int
 ) -> Batch:
     """A row [length] for each completion, its prompt before it; what counts are the tokens that were drawn.
 
     Args:
       groups: at most rows / n of them.
       advantages: of every completion; those that nobody judged are not learned from.
+      version: of the learner; with it a row's age is known.
       rows: of the batch; empty ones fill it up.
       length: of a row; a prompt and its completion are one token longer, at most.
       pad: the token where there is no text.
@@ -37,6 +38,7 @@ def to_batch(
     tokens = np.full((rows, length + 1), pad, np.int32)
     ends, given = np.zeros((2, rows), np.int32)
     behaviour, credit = np.zeros((2, rows, length + 1), np.float32)
+    age = np.zeros(rows, np.int32)
     for row, (group, sample) in enumerate((group, sample) for group in groups for sample in range(samples)):
         if not group.valid[sample]:
             continue
@@ -44,10 +46,10 @@ def to_batch(
         tokens[row, : start + size] = np.concatenate((group.prompt, group.completion(sample)))
         behaviour[row, start : start + size] = group.logps[sample, :size]
         credit[row, start : start + size] = advantages[row // samples, sample]
-        given[row], ends[row] = start, start + size
+        given[row], ends[row], age[row] = start, start + size, version - group.version
     batch = Batch.of_answers(tokens, given, ends, pad)
     # A label stands one place before its token.
-    known: dict[str, Any] = {"advantages": credit[:, 1:], "behaviour": behaviour[:, 1:]}
+    known: dict[str, Any] = {"advantages": credit[:, 1:], "behaviour": behaviour[:, 1:], "age": age}
     return dataclasses.replace(batch, targets=Credit(**known), routes=_routes(groups, samples, rows, length))
 
 

@@ -164,7 +164,9 @@ class Reinforcement:
     @property
     def learners(self) -> tuple[Learner, ...]:
         """The learner, with the loss of this stage."""
-        loss = Reinforce(policy=self.gradient.loss, teacher=self.credit, temperature=self.temperature)
+        loss = Reinforce(
+            policy=self.gradient.loss, teacher=self.credit, temperature=self.temperature, ages=self.max_policy_lag + 1
+        )
         return (replace(self.learner, loss=loss),)
 
     @property

@@ -53,6 +53,11 @@ class Controller:
         groups = self.line.groups.values()
         return [(group.uid, group.version) for group in groups if group.standing is Standing.OUT]
 
+    @property
+    def ready(self) -> int:
+        """How many groups wait to be consumed."""
+        return sum(group.standing is Standing.READY for group in self.line.groups.values())
+
     def may_admit(self, published: int) -> int:
         """How many groups may be admitted now that the actor has version `published`.
 

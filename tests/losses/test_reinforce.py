@@ -83,6 +83,17 @@ def test_without_weight_a_teacher_changes_nothing_but_is_logged():
     np.testing.assert_allclose(notes["teacher_hard"].mean(), wanted, rtol=1e-6)
 
 
+def test_the_weights_of_each_age_are_told_apart():
+    age = jnp.array([0, 2, 0, 1])
+    notes = replace(LOSS, ages=3)(HIDDEN, HEAD, replace(CREDIT, age=age), LABELS, PLACE, 0.0)[1]
+    weight = np.exp(token_logps(HIDDEN, HEAD, LABELS, MASK)[0] - CREDIT.behaviour)
+    for number in range(3):
+        own = np.asarray(MASK) & (np.asarray(age) == number)[:, None]
+        np.testing.assert_allclose(notes[f"weight/{number}"].mean(), weight[own].mean(), rtol=1e-5)
+        assert notes[f"weight/{number}"].count == own.sum()
+    assert "weight/0" not in replace(LOSS, ages=3)(HIDDEN, HEAD, CREDIT, LABELS, PLACE, 0.0)[1]
+
+
 def test_labels_are_judged_and_not_learned():
     assert not LOSS.learns_labels
     still = replace(CREDIT, advantages=jnp.zeros((B, T)))

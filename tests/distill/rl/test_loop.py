@@ -11,6 +11,7 @@ import pytest
 from distill.curriculum.measure import measure
 from distill.curriculum.table import Table
 from distill.loop import Interrupted
+from distill.metrics import read
 from distill.rl.journal import Journal, audit
 from distill.rl.loop import run_reinforcement
 from distill.rl.order import EarliestDeadline, FirstInFirstOut
@@ -53,6 +54,27 @@ def test_it_learns_from_answers_that_are_at_most_as_old_as_it_may(strict):
     assert lines[0]["lag_max"] == 0 and all(line["lag_max"] <= 1 for line in lines)
     assert any(line["lag_max"] == 1 for line in lines)
     assert all(0 < line["reward"] < 1 and line["groups"] == 4 for line in lines)
+
+
+def test_every_line_accounts_for_every_group(strict):
+    _, _, lines = strict
+    before = 0
+    for line in lines:
+        ends = sum(line[name] for name in ("consumed", "filtered", "expired", "poisoned", "in_flight"))
+        assert line["admitted"] == ends and line["consumed"] == 4 * line["step"]
+        assert line["lag/0"] + line["lag/1"] == line["groups"] == 4
+        used = line["consumed"] + line["filtered"]
+        assert sum(value for name, value in line.items() if name.startswith("asked/")) == used - before
+        before = used
+
+
+def test_who_waits_and_how_fast_it_goes_is_said_apart_from_what_the_seed_determines(strict):
+    folder, _, lines = strict
+    for line in read(folder / "timings.jsonl"):
+        assert 0 <= line["learner_idle"] <= 1 and 0 <= line["actor_idle"] <= 1
+        assert line["learner_tokens_per_second"] > 0 and line["ready"] + line["under_way"] <= 8
+        assert line["faults/retried"] == line["faults/poisoned"] == line["faults/masked"] == 0
+    assert not {"learner_idle", "ready", "seconds"} & set(lines[0])
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(begun, strict, tmp_path):

@@ -60,16 +60,17 @@ def test_what_is_no_groups_record_is_refused():
 
 
 def test_labels_are_the_tokens_that_were_drawn_and_their_credit_lies_with_them():
-    batch = to_batch([JUDGED], np.array([[-0.5, 0.5]], np.float32), rows=3, length=8, pad=PAD)
+    batch = to_batch([JUDGED], np.array([[-0.5, 0.5]], np.float32), version=4, rows=3, length=8, pad=PAD)
     np.testing.assert_array_equal(batch.tokens[1], [1, 2, 3, *b"ba", END, PAD, PAD])
     np.testing.assert_array_equal(batch.mask, [[0, 0, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 0, 0, 0], [0] * 8])
     np.testing.assert_array_equal(batch.labels[1][batch.mask[1]], [*b"ba", END])
     np.testing.assert_array_equal(batch.targets.advantages[:2], np.outer([-0.5, 0.5], batch.mask[1]))
     np.testing.assert_array_equal(batch.targets.behaviour[batch.mask], -0.5)
+    np.testing.assert_array_equal(batch.targets.age, [1, 1, 0])
 
 
 def test_tokens_are_sent_where_they_were_and_what_is_not_read_goes_nowhere():
-    batch = to_batch([JUDGED], np.zeros((1, 2), np.float32), rows=3, length=8, pad=PAD)
+    batch = to_batch([JUDGED], np.zeros((1, 2), np.float32), version=4, rows=3, length=8, pad=PAD)
     np.testing.assert_array_equal(batch.routes[1, :, 0, 0], [0, 1, 2, 3, 4, -1, -1, -1])
     assert (batch.routes[2] == -1).all()
     assert batch.bias(None, 1).ids.shape == (1, 1, 3, 8, 1)
@@ -77,21 +78,21 @@ def test_tokens_are_sent_where_they_were_and_what_is_not_read_goes_nowhere():
 
 def test_an_answer_that_nobody_could_judge_is_not_learned_from():
     unknown = replace(JUDGED, rewards=np.array([np.nan, 1.0], np.float32))
-    batch = to_batch([unknown], np.array([[np.nan, 0.5]], np.float32), rows=2, length=8, pad=PAD)
+    batch = to_batch([unknown], np.array([[np.nan, 0.5]], np.float32), version=4, rows=2, length=8, pad=PAD)
     assert not batch.mask[0].any() and batch.mask[1].sum() == 3
     assert np.isfinite(batch.targets.advantages).all()
 
 
 def test_an_update_without_groups_has_rows_that_count_nothing():
-    batch = to_batch([], np.zeros((0, 2), np.float32), rows=2, length=8, pad=PAD)
+    batch = to_batch([], np.zeros((0, 2), np.float32), version=4, rows=2, length=8, pad=PAD)
     assert batch.tokens.shape == (2, 8) and not batch.mask.any()
 
 
 def test_groups_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"1 groups of 2 completions, 6 tokens with their prompts, do not fit 1 rows"):
-        to_batch([JUDGED], np.zeros((1, 2), np.float32), rows=1, length=8, pad=PAD)
+        to_batch([JUDGED], np.zeros((1, 2), np.float32), version=4, rows=1, length=8, pad=PAD)
     with pytest.raises(ValueError, match="do not fit 2 rows of 4 tokens and a label"):
-        to_batch([JUDGED], np.zeros((1, 2), np.float32), rows=2, length=4, pad=PAD)
+        to_batch([JUDGED], np.zeros((1, 2), np.float32), version=4, rows=2, length=4, pad=PAD)
 
 
 def judge(group, grade):
