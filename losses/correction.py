@@ -147,11 +147,16 @@ def mismatch(
 
     Returns:
       weight: w; weight_square: w^2. The effective share of the sample is weight.mean()^2 / weight_square.mean()
-      (Kish 1965). mismatch_kl: KL(behaviour || proximal) by its estimate `k3`, nats a token.
+      (Kish 1965). mismatch: |log w|, nats. mismatch_kl: KL(behaviour || proximal) by its estimate `k3`, nats a token.
     """
     log_weight = log_weights(proximal, behaviour, mask)
     weight = jnp.exp(log_weight)
-    values = {"weight": weight, "weight_square": weight**2, "mismatch_kl": k3(log_weight)}
+    values = {
+        "weight": weight,
+        "weight_square": weight**2,
+        "mismatch": jnp.abs(log_weight),
+        "mismatch_kl": k3(log_weight),
+    }
     return {name: Tally.of(value, mask) for name, value in values.items()}
 
 

@@ -79,9 +79,9 @@ class PolicyLoss:
 
         Returns:
           The loss (differentiable total; its count adds over micro-batches, and is taken before any token is dropped).
-          Tallies without gradient: loss; weight, weight_square and mismatch_kl (`mismatch`); capped and dropped (by the
-          correction); clip_low and clip_high (held by the clip); kl, of the learner from the reference (`k3`, of a
-          token or, with SequenceRatio, of a completion's mean). Peaks, of which the greatest over micro-batches counts:
+          Tallies without gradient: loss; those of `mismatch`; capped and dropped (by the correction); clip_low and
+          clip_high (held by the clip); kl, of the learner from the reference (`k3`, of a token or, with SequenceRatio,
+          of a completion's mean). Peaks, of which the greatest over micro-batches counts:
           weight_max, ratio_max.
 
         Raises:

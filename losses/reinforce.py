@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from losses.advantage import credited
-from losses.correction import mismatch
+from losses.correction import log_weights, mismatch
 from losses.gate import Place
 from losses.logps import token_logps
 from losses.loss import Loss
@@ -82,7 +82,7 @@ class Reinforce(Loss):
         Returns:
           The loss; tallies without gradient: those of `PolicyLoss`, with its peaks as means over micro-batches; hard
           (the learner's own -log q of the draws), entropy, and with a teacher its cross-entropy, teacher_hard; by age
-          those of `mismatch`, as weight/0, weight/1; None.
+          those of `mismatch`, as weight/0, and its peak mismatch_max/0; None.
 
         Raises:
           ValueError: what comes with the rows is not `Credit`.
@@ -107,6 +107,11 @@ class Reinforce(Loss):
         if credit.age is None:
             return {}
         proximal = logp if credit.proximal is None else credit.proximal
-        age = rearrange(credit.age, "b -> b 1")
-        found = {number: mismatch(proximal, credit.behaviour, mask & (age == number)) for number in range(self.ages)}
-        return {f"{name}/{number}": tally for number, tallies in found.items() for name, tally in tallies.items()}
+        age, found = rearrange(credit.age, "b -> b 1"), {}
+        for number in range(self.ages):
+            own = mask & (age == number)
+            tallies = mismatch(proximal, credit.behaviour, own)
+            greatest = jnp.max(jnp.abs(log_weights(proximal, credit.behaviour, own)))
+            tallies["mismatch_max"] = Tally(greatest, jnp.any(own).astype(jnp.float32))
+            found |= {f"{name}/{number}": tally for name, tally in tallies.items()}
+        return found

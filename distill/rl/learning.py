@@ -14,7 +14,7 @@ from distill.progress import Progress
 from distill.rl.actor import Actor, Broken
 from distill.rl.books import Books
 from distill.rl.grading import Grading
-from distill.rl.lines import Pace, describe
+from distill.rl.lines import Pace, check_mismatch, describe
 from distill.rl.publisher import Publisher
 from distill.rl.rollouts import Rollouts
 from distill.rl.stage import Reinforcement
@@ -77,6 +77,8 @@ class Learning:
         """Writes the lines of an update; returns what was said of its groups."""
         stage, books, found = self.stage, self.books, jax.device_get(metrics)
         values = {name: float(tally.mean()) if tally.count else float("nan") for name, tally in sorted(found.items())}
+        same = values[f"{stage.learner.name}/mismatch/0"]
+        check_mismatch(stage.name, number, same, self.room.experiment.execution.dtype)
         said = describe(groups, books.used, number - 1, stage.max_policy_lag)
         self.room.metrics.write(stage.name, number, kind="train", **values, **said, **books.accounts())
         judged, faults = self.grading.found.qsize(), {f"faults/{name}": count for name, count in books.faults.items()}

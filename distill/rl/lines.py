@@ -1,6 +1,7 @@
 """The lines of an update: what it learned from, which the order of the groups determines, and how fast it went."""
 
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from distill.rl.rollouts import Rollouts
 from distill.rl.stopwatch import Stopwatch
 from distill.tasks.item import Item
 from losses.advantage import informative
+
+MISMATCH = {"float32": 1e-3, "bfloat16": 2e-2}
+"""nats by which sampler and learner may differ on a token, on average, by the dtype that both compute in"""
 
 Asked = Sequence[tuple[Item, Rollouts]]
 """groups, each with what it was asked"""
@@ -75,6 +79,23 @@ def _mean(values: Iterable[Any]) -> float:
     """Of numbers and truths; NaN of nothing."""
     found = list(values)
     return float(np.mean(found)) if found else float("nan")
+
+
+def check_mismatch(stage: str, number: int, found: float, dtype: str) -> None:
+    """Warns where the sampler and the learner give the same tokens, of the same weights, other log-probabilities.
+
+    Args:
+      found: mean |difference| over the tokens that the learner's own weights have drawn, nats; NaN of none.
+      dtype: of the products of both.
+    """
+    if found > MISMATCH[dtype]:
+        warnings.warn(
+            f"stage {stage!r}, update {number}: sampler and learner differ by {found:.1e} nats a token on answers "
+            f"drawn by the learner's own weights; in {dtype} it must be at most {MISMATCH[dtype]:g}. They do not run "
+            "the same model: look at temperature, routes and execution",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 class Pace:

@@ -161,6 +161,7 @@ def test_what_is_logged_of_the_weights_is_their_sums():
     _, _, _, notes, _ = ask(PolicyLoss(aggregation=TokenMean()), [[1.0] * 5], [1.0], [WEIGHTS])
     np.testing.assert_allclose(notes["weight"], sum(WEIGHTS), rtol=1e-5)
     np.testing.assert_allclose(notes["weight_square"], sum(w * w for w in WEIGHTS), rtol=1e-5)
+    np.testing.assert_allclose(notes["mismatch"], sum(abs(np.log(w)) for w in WEIGHTS), rtol=1e-5)
     np.testing.assert_allclose(notes["mismatch_kl"], sum(w - 1 - np.log(w) for w in WEIGHTS), rtol=1e-5)
 
 

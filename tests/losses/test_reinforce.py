@@ -91,6 +91,8 @@ def test_the_weights_of_each_age_are_told_apart():
         own = np.asarray(MASK) & (np.asarray(age) == number)[:, None]
         np.testing.assert_allclose(notes[f"weight/{number}"].mean(), weight[own].mean(), rtol=1e-5)
         assert notes[f"weight/{number}"].count == own.sum()
+        np.testing.assert_allclose(notes[f"mismatch/{number}"].mean(), np.abs(np.log(weight[own])).mean(), rtol=1e-4)
+        np.testing.assert_allclose(notes[f"mismatch_max/{number}"].mean(), np.abs(np.log(weight[own])).max(), rtol=1e-4)
     assert "weight/0" not in replace(LOSS, ages=3)(HIDDEN, HEAD, CREDIT, LABELS, PLACE, 0.0)[1]
 
 

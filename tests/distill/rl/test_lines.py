@@ -2,11 +2,13 @@
 
 import math
 import time
+import warnings
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
-from distill.rl.lines import describe
+from distill.rl.lines import check_mismatch, describe
 from distill.rl.rollouts import Rollouts
 from distill.rl.stopwatch import Stopwatch
 from distill.tasks.item import Item
@@ -68,6 +70,15 @@ def test_of_nothing_there_is_no_mean():
     unknown = replace(HALF, rewards=np.full(2, np.nan, np.float32))
     line = describe([], [(asked("sort", 1), unknown)], version=5, most=1)
     assert line["asked/sort/1"] == 1 and math.isnan(line["reward/sort/1"])
+
+
+def test_a_sampler_that_runs_another_model_is_told_of():
+    with pytest.warns(RuntimeWarning, match=r"stage 'rl', update 3: .* differ by 1.5e-03 nats .* in float32 .* 0.001"):
+        check_mismatch("rl", 3, 1.5e-3, "float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_mismatch("rl", 3, 1.5e-3, "bfloat16")
+        check_mismatch("rl", 3, math.nan, "float32")
 
 
 def test_a_stopwatch_counts_what_is_not_over_yet():

@@ -20,7 +20,7 @@ from distill.rl.reward import Rubric
 from distill.tasks.exam import Exam
 from distill.trained import load_weights
 from models.tokenizer import Bytes
-from tests.distill.rl.begun import ASKED, EVEN, SLOW, STAGE, begin, finish, opened
+from tests.distill.rl.begun import ASKED, EVEN, MODEL, SLOW, STAGE, begin, finish, opened
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,15 @@ def test_without_lag_the_sampler_and_the_learner_say_the_same_of_every_token(beg
     for line in lines:
         assert line["lag_max"] == 0
         assert abs(line["student/weight_max"] - 1) < 1e-5 and abs(line["student/weight"] - 1) < 1e-5
+        assert line["student/mismatch/0"] <= line["student/mismatch_max/0"] <= 1e-5
+
+
+def test_nor_do_they_differ_in_a_model_without_experts(begun, tmp_path):
+    dense = replace(MODEL, pattern=tuple(replace(layer, moe=False) for layer in MODEL.pattern))
+    learner = replace(STAGE.learner, model=dense, start=None)
+    stage = replace(STAGE, steps=1, learner=learner, filtered=False)
+    _, (line,) = finish(begun, tmp_path, stage)
+    assert 0 < line["student/mismatch/0"] <= line["student/mismatch_max/0"] <= 1e-5
 
 
 def test_without_lag_both_orders_give_the_same_weights(begun, tmp_path):
