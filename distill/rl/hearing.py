@@ -1,34 +1,50 @@
-"""Hearing: what others think of the tokens that were drawn."""
+"""Hearing: what others think of the tokens that were drawn, and what the learner itself does before it moves."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import jax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from distill.data.batch import Batch
 from distill.hold import AsItIs
 from distill.rl.stage import Reinforcement
 from distill.room import Room
-from distill.teacher import LiveTeacher
+from distill.state import Weights
 from losses import Credit, token_logps
+from models.llama4 import Execution
 
 
-def hearing(room: Room, stage: Reinforcement) -> Callable[[Batch], Batch]:
-    """Adds what the teacher thinks of every token that was drawn to a batch [a b t]; nothing without one."""
-    if stage.teacher is None:
-        return lambda batch: batch
-    (teacher,) = room.teachers((stage.teacher,), AsItIs())
+def hearing(room: Room, stage: Reinforcement) -> Callable[[Batch, Weights], Batch]:
+    """Adds to a batch [a b t] what the teacher thinks of every token, and the learner where it moves more than once.
 
-    @jax.jit
-    def hear(teacher: LiveTeacher, batch: Batch) -> Batch:
-        def judge(part: Batch) -> Array:
-            model, bias = teacher.weights.model, teacher.weights.bias
-            hidden, _ = model(part.tokens, part.layout(), bias, teacher.execution)
-            head = model.head[...].astype(hidden.dtype)
-            return token_logps(hidden, head, part.labels, part.mask, stage.temperature)[0]
+    A teacher sends tokens to experts of its own; the learner sends them where they went when they were drawn.
+    """
+    teachers = () if stage.teacher is None else room.teachers((stage.teacher,), AsItIs())
 
-        assert isinstance(batch.targets, Credit)
-        return replace(batch, targets=replace(batch.targets, teacher=jax.lax.map(judge, batch)))
+    def hear(batch: Batch, weights: Weights) -> Batch:
+        credit = batch.targets
+        assert isinstance(credit, Credit)
+        for teacher in teachers:
+            said = think(teacher.weights, replace(batch, routes=None), teacher.execution, stage.temperature)
+            credit = replace(credit, teacher=said)
+        if stage.updates > 1:
+            credit = replace(credit, proximal=think(weights, batch, room.experiment.execution, stage.temperature))
+        return replace(batch, targets=credit)
 
-    return lambda batch: hear(teacher, batch)
+    return hear
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def think(weights: Weights, batch: Batch, execution: Execution, temperature: float) -> Float[Array, "a b t"]:
+    """Log-probabilities of the labels of a batch [a b t], nats, micro-batch by micro-batch."""
+
+    def judge(part: Batch) -> Array:
+        model = weights.model
+        bias = part.bias(weights.bias, model.config.periods)
+        hidden, _ = model(part.tokens, part.layout(), bias, execution)
+        head = model.head[...].astype(hidden.dtype)
+        return token_logps(hidden, head, part.labels, part.mask, temperature)[0]
+
+    return jax.lax.map(judge, batch)

@@ -18,7 +18,7 @@ from distill.rl.lines import Pace, check_mismatch, describe
 from distill.rl.publisher import Publisher
 from distill.rl.rollouts import Rollouts
 from distill.rl.stage import Reinforcement
-from distill.rl.update import Update
+from distill.rl.updates import Updates
 from distill.room import Room
 from distill.state import State, parts
 from distill.step import Metrics
@@ -48,7 +48,7 @@ class Learning:
 
     def run(self, state: State, start: int) -> State:
         """The updates."""
-        stage, update, pace = self.stage, Update(self.room, self.stage), Pace(self.actor)
+        stage, updates, pace = self.stage, Updates(self.room, self.stage), Pace(self.actor)
         self.publisher.publish(start, state.weights)
         for job in self.books.again(start):
             self._ask([job])
@@ -56,7 +56,7 @@ class Learning:
             for version in range(start, stage.steps):
                 with pace.waiting:
                     groups = self._wait(version)
-                state, metrics = update(state, groups, self.books.advantages(groups), version)
+                state, metrics = updates(state, groups, self.books.advantages(groups), version)
                 number, tokens = version + 1, int(sum(one.lengths[one.valid].sum() for one in groups))
                 if number < stage.steps:
                     self.publisher.publish(number, state.weights)
@@ -79,7 +79,9 @@ class Learning:
         values = {name: float(tally.mean()) if tally.count else float("nan") for name, tally in sorted(found.items())}
         same = values[f"{stage.learner.name}/mismatch/0"]
         check_mismatch(stage.name, number, same, self.room.experiment.execution.dtype)
-        said = describe(groups, books.used, number - 1, stage.max_policy_lag)
+        lags = stage.lags([one.version for one in groups], number - 1)
+        assert max(lags, default=0) <= stage.max_policy_lag, f"{lags} optimizer steps, {stage.max_policy_lag} allowed"
+        said = describe(lags, books.used, stage.max_policy_lag)
         self.room.metrics.write(stage.name, number, kind="train", **values, **said, **books.accounts())
         judged, faults = self.grading.found.qsize(), {f"faults/{name}": count for name, count in books.faults.items()}
         queues = {"ready": books.controller.ready + judged, "under_way": len(books.controller.out) - judged}

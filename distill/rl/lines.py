@@ -20,13 +20,12 @@ Asked = Sequence[tuple[Item, Rollouts]]
 """groups, each with what it was asked"""
 
 
-def describe(groups: Sequence[Rollouts], used: Asked, version: int, most: int) -> dict[str, float]:
+def describe(lags: Sequence[int], used: Asked, most: int) -> dict[str, float]:
     """What an update learned from; NaN where there is nothing to take a mean of.
 
     Args:
-      groups: those that it learned from.
-      used: with them those that it passed over, as they had nothing to teach.
-      version: of the learner.
+      lags: of the groups that it learned from, optimizer steps.
+      used: these groups, and those that it passed over, as they had nothing to teach.
       most: lag that a group may have.
 
     Returns:
@@ -35,13 +34,12 @@ def describe(groups: Sequence[Rollouts], used: Asked, version: int, most: int) -
       share, of a cell; level: mean; all_right, all_wrong, zero_advantage: shares of groups; length, length_right,
       length_wrong: mean tokens of an answer; masked: answers that nobody could judge.
     """
-    lags = [version - one.version for one in groups]
     drawn = [one for _, one in used]
     solved = {one.uid: float(one.outcomes[one.valid].mean()) for one in drawn if one.valid.any()}
     flat = [not informative(one.outcomes[None], one.valid[None])[0] for one in drawn]
     return {
         "reward": _mean(solved.values()),
-        "groups": float(len(groups)),
+        "groups": float(len(lags)),
         "all_right": _mean(rate == 1.0 for rate in solved.values()),
         "all_wrong": _mean(rate == 0.0 for rate in solved.values()),
         "zero_advantage": _mean(flat),

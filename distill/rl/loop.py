@@ -87,9 +87,9 @@ def _begin(
     if not checkpoints.steps():
         books.journal.truncate(0)
         go_back(room, stage, -1)
-        state = room.newborn(learner, stage.steps)
+        state = room.newborn(learner, stage.optimizer_steps)
         return state, 0, {}
-    shapes = {learner.name: parts(abstract(learner, stage.steps, mesh))}
+    shapes = {learner.name: parts(abstract(learner, stage.optimizer_steps, mesh))}
     found = checkpoints.restore(shapes)
     versions = found.meta["versions"]
     older = {f"{learner.name}-{version}": {"weights": shapes[learner.name]["weights"]} for version in versions}

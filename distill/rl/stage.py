@@ -1,7 +1,7 @@
 """A stage of reinforcement learning, and what is refused at the door."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -47,17 +47,21 @@ class LogNormal:
 
 @dataclass(frozen=True, kw_only=True)
 class Reinforcement:
-    """A number of updates in which a learner is rewarded for right answers that it drew itself.
+    """A number of batches in which a learner is rewarded for right answers that it drew itself.
 
-    It and whoever draws work at the same time; what is drawn is at most `max_policy_lag` updates old when it is learned
-    from. A group is `samples` answers to one prompt; `groups` of them make an update.
+    It and whoever draws work at the same time; what is drawn is at most `max_policy_lag` optimizer steps old when it is
+    learned from. A group is `samples` answers to one prompt; `groups` of them make a batch. After every batch the
+    weights are published: a version counts these.
     """
 
     name: str
     learner: Learner
     """its `loss` is not used: see `policy`"""
     steps: int
-    """updates; each is published, so a version is a step"""
+    """batches"""
+    updates: int = 1
+    """optimizer steps of a batch, each on a share of its groups, the oldest first; with more than one, what the learner
+    thinks of every token is taken before the first (`Credit.proximal`)"""
     questions: Pooled = field(default_factory=Small)
     """what is asked: those of the training split"""
     selection: Selection | None = None
@@ -87,7 +91,10 @@ class Reinforcement:
     """shares of the capabilities; None: as the sampler's chances are"""
     order: FirstInFirstOut | EarliestDeadline = EarliestDeadline()
     max_policy_lag: int = 2
+    """optimizer steps that the learner may be ahead of the weights that drew what it learns from, those it has made of
+    the same batch too: an answer that is v versions old, in the last share, is v * updates + updates - 1 steps old"""
     pipeline_depth: int = 1
+    """batches on their way beside the one that is due"""
     max_refill_factor: int = 4
     filtered: bool = True
     """whether groups in which all answers are right, or all wrong, are replaced by others"""
@@ -108,14 +115,21 @@ class Reinforcement:
     """updates between checkpoints"""
 
     def __post_init__(self) -> None:
-        counts = ("steps", "groups", "tokens", "length", "slots", "accumulate", "log_every", "save_every")
+        counts = ("steps", "groups", "tokens", "length", "slots", "accumulate", "updates", "log_every", "save_every")
         for name, least in (*((name, 1) for name in counts), ("samples", 2), ("retries", 0)):
             if vars(self)[name] < least:
                 raise ValueError(f"stage {self.name!r}: {name} is {vars(self)[name]}; it must be at least {least}")
-        if self.rows % self.accumulate:
+        if self.groups % self.updates or self.rows // self.updates % self.accumulate:
             raise ValueError(
                 f"stage {self.name!r}: {self.groups} groups of {self.samples} do not divide into "
-                f"accumulate={self.accumulate} micro-batches"
+                f"updates={self.updates} of whole groups, and these into accumulate={self.accumulate} micro-batches"
+            )
+        needed = (self.pipeline_depth + 1) * self.updates - 1
+        if self.updates > 1 and self.max_policy_lag < needed:
+            raise ValueError(
+                f"stage {self.name!r}: with pipeline_depth {self.pipeline_depth} and updates={self.updates} answers "
+                f"are up to {needed} optimizer steps old, and max_policy_lag is {self.max_policy_lag}; raise it, or "
+                "make fewer updates of a batch"
             )
         if not 0.0 < self.temperature < math.inf or not self.patience > 0.0:
             raise ValueError(
@@ -148,10 +162,10 @@ class Reinforcement:
 
     @property
     def limits(self) -> Limits:
-        """What the controller holds to."""
+        """What the controller holds to, in versions."""
         return Limits(
             batch=self.groups,
-            max_policy_lag=self.max_policy_lag,
+            max_policy_lag=(self.max_policy_lag + 1) // self.updates - 1,
             pipeline_depth=self.pipeline_depth,
             max_refill_factor=self.max_refill_factor,
         )
@@ -164,14 +178,28 @@ class Reinforcement:
     @property
     def learners(self) -> tuple[Learner, ...]:
         """The learner, with the loss of this stage."""
-        loss = Reinforce(
-            policy=self.gradient.loss, teacher=self.credit, temperature=self.temperature, ages=self.max_policy_lag + 1
-        )
+        ages = self.limits.max_policy_lag + 1
+        loss = Reinforce(policy=self.gradient.loss, teacher=self.credit, temperature=self.temperature, ages=ages)
         return (replace(self.learner, loss=loss),)
 
     @property
+    def optimizer_steps(self) -> int:
+        """Of the whole stage."""
+        return self.steps * self.updates
+
+    def lags(self, versions: Sequence[int], version: int) -> list[int]:
+        """Optimizer steps that the learner is ahead of each group of a batch when it learns from it.
+
+        Args:
+          versions: that drew the groups, in the order of the batch.
+          version: of the learner at the start of the batch.
+        """
+        share = self.groups // self.updates
+        return [(version - drawn) * self.updates + place // share for place, drawn in enumerate(versions)]
+
+    @property
     def rows(self) -> int:
-        """Completions of an update."""
+        """Completions of a batch."""
         return self.groups * self.samples
 
     def loader(self, seed: int, tokenizer: Tokenizer, domains: tuple[str, ...]) -> Loader:
@@ -194,7 +222,7 @@ class Reinforcement:
 
     def check(self, earlier: Known, mesh: Mesh) -> None:
         """Refuses what would fail, or mislead, later."""
-        mesh.check_rows(self.rows // self.accumulate)
+        mesh.check_rows(self.rows // self.updates // self.accumulate)
         check_learners(self, earlier)
         if self.teacher is not None:
             check_heard(self, self.teacher, earlier, "an earlier")
@@ -203,7 +231,8 @@ class Reinforcement:
     def tiny(self, models: Mapping[str, Config]) -> "Reinforcement":
         """Its tiny form: few updates of few groups."""
         learner = replace(self.learner, model=models[self.learner.name], features=None, routing=None)
-        return replace(self, learner=learner, steps=min(self.steps, 4), groups=4, samples=4, accumulate=1, save_every=2)
+        groups, steps = 4 * self.updates, min(self.steps, 4)
+        return replace(self, learner=learner, steps=steps, groups=groups, samples=4, accumulate=1, save_every=2)
 
     def run(self, room: "Room") -> None:
         """Trains its learner to its last update, from wherever an earlier process left it."""

@@ -19,13 +19,13 @@ def asked(task: str, level: int) -> Item:
     return Item(id=f"{task}/{level}", capability="strings", task=task, level=level, prompt=f"{task}{level}", answer="a")
 
 
-def drawn(uid: int, version: int, lengths: list[int], rewards: list[float]) -> Rollouts:
+def drawn(uid: int, lengths: list[int], rewards: list[float]) -> Rollouts:
     """A group of which only lengths and rewards matter."""
     n = len(lengths)
     return Rollouts(
         uid=uid,
         item=str(uid),
-        version=version,
+        version=3,
         prompt=np.array([1]),
         tokens=np.ones((n, max(lengths)), np.int32),
         logps=np.zeros((n, max(lengths)), np.float32),
@@ -36,11 +36,11 @@ def drawn(uid: int, version: int, lengths: list[int], rewards: list[float]) -> R
     )
 
 
-HALF = drawn(0, 3, [2, 6], [1.0, 0.0])
-MOST = drawn(1, 5, [3, 4, 8, 5], [1.0, 1.0, 0.0, math.nan])
-NEVER = drawn(2, 4, [6, 6], [0.0, 0.0])
+HALF = drawn(0, [2, 6], [1.0, 0.0])
+MOST = drawn(1, [3, 4, 8, 5], [1.0, 1.0, 0.0, math.nan])
+NEVER = drawn(2, [6, 6], [0.0, 0.0])
 USED = [(asked("sort", 1), HALF), (asked("sort", 1), MOST), (asked("reverse", 2), NEVER)]
-LINE = describe([HALF, MOST], USED, version=5, most=2)
+LINE = describe([2, 0], USED, most=2)
 
 
 def test_groups_that_were_learned_from_are_counted_by_age():
@@ -64,11 +64,11 @@ def test_right_and_wrong_answers_have_their_lengths_and_one_that_nobody_judged_h
 
 
 def test_of_nothing_there_is_no_mean():
-    line = describe([], [], version=5, most=1)
+    line = describe([], [], most=1)
     assert line["groups"] == line["lag/0"] == line["lag/1"] == 0
     assert all(math.isnan(line[name]) for name in ("reward", "lag", "level", "length_right", "zero_advantage"))
     unknown = replace(HALF, rewards=np.full(2, np.nan, np.float32))
-    line = describe([], [(asked("sort", 1), unknown)], version=5, most=1)
+    line = describe([], [(asked("sort", 1), unknown)], most=1)
     assert line["asked/sort/1"] == 1 and math.isnan(line["reward/sort/1"])
 
 

@@ -96,6 +96,22 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(begun, strict, tmp_path):
     assert lines == same
 
 
+def test_several_updates_of_a_batch_make_it_older_and_are_bounded_around_its_start(begun, tmp_path):
+    stage = replace(STAGE, steps=3, updates=2, max_policy_lag=3, save_every=1)
+    weights, lines = finish(begun, tmp_path / "whole", stage)
+    lags = [[line[f"lag/{lag}"] for lag in range(4)] for line in lines]
+    assert lags[0] == [2, 2, 0, 0] and lags[2][2] > 0
+    assert all(first + third == second + fourth == 2 for first, second, third, fourth in lags)
+    assert lines[0]["student/mismatch_max/0"] <= 1e-5 < lines[0]["student/kl"]
+    assert lines[0]["student/ratio_max"] > 1.001 and abs(lines[0]["student/weight_max"] - 1) < 1e-5
+    with opened(begun, tmp_path / "again", stage) as room, pytest.raises(Interrupted, match="after update 1 of 3"):
+        room.stop.set()
+        run_reinforcement(room, stage)
+    again, same = finish(begun, tmp_path / "again", stage)
+    assert_same(weights, again)
+    assert lines == same
+
+
 def test_a_run_that_is_over_is_not_trained_again(begun, strict):
     folder, weights, lines = strict
     again, same = finish(begun, folder)
@@ -181,7 +197,12 @@ def test_a_teacher_that_is_the_learner_thinks_of_every_token_what_the_learner_th
     [
         ({"steps": 0}, "stage 'rl': steps is 0; it must be at least 1"),
         ({"samples": 1}, "samples is 1; it must be at least 2"),
-        ({"accumulate": 3}, "4 groups of 4 do not divide into accumulate=3 micro-batches"),
+        (
+            {"accumulate": 3},
+            "4 groups of 4 do not divide into updates=1 .* these into accumulate=3 micro-batches",
+        ),
+        ({"updates": 3, "max_policy_lag": 9}, "4 groups of 4 do not divide into updates=3 of whole groups"),
+        ({"updates": 2}, "answers are up to 3 optimizer steps old, and max_policy_lag is 1; raise it, or make fewer"),
         ({"temperature": 0.0}, "an answer drawn without chance has no probability"),
         ({"teacher": "begun"}, "teacher='begun' with credit=0.0; name a teacher and give it a credit"),
         ({"credit": 1.0}, "teacher=None with credit=1.0"),

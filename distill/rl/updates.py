@@ -1,4 +1,4 @@
-"""An update: what a batch of judged groups does to the learner."""
+"""Updates: what a batch of judged groups does to the learner."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from distill.step import Metrics, Step
 from distill.teacher import StoredTeacher
 
 
-class Update:
+class Updates:
     """From groups to the learner's next state, compiled once.
 
     Args:
@@ -28,14 +28,18 @@ class Update:
         self._stage, self._pad = stage, room.experiment.tokenizer.pad
         self._mesh = room.experiment.mesh.build()
         self._hear = hearing(room, stage)
-        self._step = jax.jit(Step(stage.learners, stage.steps, room.experiment.execution), donate_argnums=0)
+        self._step = jax.jit(Step(stage.learners, stage.optimizer_steps, room.experiment.execution), donate_argnums=0)
 
     def __call__(
         self, state: State, groups: Sequence[Rollouts], advantages: Float[np.ndarray, "g n"], version: int
     ) -> tuple[State, Metrics]:
-        """The state after the update, and what to log; the state before it is used up."""
-        stage = self._stage
+        """The state after the batch, and what to log, of all its updates; the state before it is used up."""
+        stage, size = self._stage, self._stage.accumulate
         rows = to_batch(groups, advantages, version, stage.rows, stage.length, self._pad)
-        batch = self._hear(put(rows, stage.accumulate, self._mesh))
-        (state,), metrics = self._step((state,), StoredTeacher(), batch)
-        return state, metrics
+        batch = self._hear(put(rows, stage.updates * size, self._mesh), state.weights)
+        told: list[Metrics] = []
+        for start in range(0, stage.updates * size, size):
+            part = batch if stage.updates == 1 else jax.tree.map(lambda x, at=start: x[at : at + size], batch)
+            (state,), metrics = self._step((state,), StoredTeacher(), part)
+            told.append(metrics)
+        return state, told[0] if len(told) == 1 else jax.tree.map(lambda *tallies: sum(tallies), *told)
