@@ -97,6 +97,7 @@ def svg(figure: Figure, label: str) -> str:
 
 def training(metrics: Rows, hue: Mapping[str, str]) -> Figure | None:
     """Cross-entropy, and under a teacher the divergence from it, on training and held-out text; a panel per stage."""
+    metrics = [row for row in metrics if "reward" not in row]  # there, hard is of what a learner drew itself
     hard, soft, teacher = (series(metrics, key) for key in ("hard", "soft", "teacher_hard"))
     held_out = series(metrics, "cross_entropy", "held_out")
     stages = list(dict.fromkeys(stage for stage, _ in hard))

@@ -9,7 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from distill import exam_report
 from distill.run import Run, load_run
+from distill.tables import align, named, signed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +58,18 @@ def write_report(folder: Path | str) -> Path:
     Raises:
         ValueError: the folder is not that of a finished run, or a file of it is broken.
     """
-    from distill import figures
+    from distill import figures, figures_exam, figures_rl
 
     run = load_run(folder)
     results = run.results
     models = results["models"]
     hue = figures.hues([row["name"] for row in models])
-    drawn = figures.draw(run.metrics(), run.timings(), models, hue)
+    drawn = figures_exam.draw(run.metrics(), models, hue) | figures.draw(run.metrics(), run.timings(), models, hue)
+    drawn |= figures_rl.draw(run.metrics(), run.timings(), hue)
     run.figures.mkdir(exist_ok=True)
     sections = []
     for name, figure in drawn.items():
-        title, caption = FIGURES[name]
+        title, caption = (FIGURES | exam_report.FIGURES)[name]
         figures.save(figure, run.figures / f"{name}.png")
         sections.append(f"<h2>{title}</h2><p>{caption}</p><figure>{figures.svg(figure, title)}</figure>")
     page = run.path / "report.html"
@@ -75,16 +78,19 @@ def write_report(folder: Path | str) -> Path:
 
 
 def print_table(results: Mapping[str, Any]) -> None:
-    """Print the results, then the paired differences, as plain text; cross-entropy and KL are in nats per token."""
+    """Print the results, the paired differences and what exams say, as text; cross-entropy and KL in nats a token."""
     columns = _columns(results)
     head = [["model", "stage", *(column.title for column in columns)]]
     cells = [
         [name, stage, *(_text(column, rows) for column in columns)] for (stage, name), rows in _models(results).items()
     ]
-    print(_align(head + cells, words=2))
+    print(align(head + cells, words=2))
     if results["paired"]:
         head = [["cross-entropy, paired by seed", "nats", "95 % interval", "below zero"]]
-        print("\n" + _align(head + [_paired(row) for row in results["paired"]], words=1))
+        print("\n" + align(head + [_paired(row) for row in results["paired"]], words=1))
+    told = exam_report.text_tables(results)
+    if told:
+        print("\n" + told)
 
 
 def count(number: float | int) -> str:
@@ -137,27 +143,16 @@ def _paired(row: Mapping[str, Any]) -> list[str]:
     interval = "one seed: none" if row["interval"] is None else "[{:+.4f}, {:+.4f}]".format(*row["interval"])
     return [
         f"{row['name']}: {row['first']} − {row['second']}",
-        f"{row['difference']:+.4f}".replace("-", "−"),
-        interval.replace("-", "−"),
+        signed(f"{row['difference']:+.4f}"),
+        signed(interval),
         f"{row['wins']} of {row['n']}",
     ]
 
 
-def _align(lines: Sequence[Sequence[str]], words: int) -> str:
-    """Columns padded to their widest cell: the first `words` to the left, the others to the right."""
-    widths = [max(len(cell) for cell in cells) for cells in zip(*lines, strict=True)]
-    padded = [
-        "  ".join(
-            cell.ljust(width) if i < words else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([padded[0], "-" * len(padded[0]), *padded[1:]])
-
-
 def _page(run: Run, results: Mapping[str, Any], hue: Mapping[str, str], figures: str) -> str:
-    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    answers, samples = exam_report.stage_section(results, hue), exam_report.sample_section(results)
+    sheets = ("report.css", "exam.css") if answers or samples else ("report.css",)
+    style = "".join(Path(__file__).with_name(sheet).read_text(encoding="utf-8") for sheet in sheets)
     name = escape(run.config["name"])
     config = escape(json.dumps(run.config, indent=2, ensure_ascii=False))
     return f"""<!doctype html>
@@ -175,8 +170,8 @@ def _page(run: Run, results: Mapping[str, Any], hue: Mapping[str, str], figures:
 <h2>Results</h2>
 {_results_table(results, hue)}
 {_paired_table(results, hue)}
-{figures}
-<details><summary>Configuration</summary><pre>{config}</pre></details>
+{answers}{figures}
+{samples}<details><summary>Configuration</summary><pre>{config}</pre></details>
 </main></body>
 </html>
 """
@@ -205,7 +200,7 @@ def _results_table(results: Mapping[str, Any], hue: Mapping[str, str]) -> str:
     body = []
     for (stage, name), rows in _models(results).items():
         cells = "".join(f"<td>{_html(*_cell(column, rows))}</td>" for column in columns)
-        body.append(f'<tr>{_name(name, hue, name)}<td class="word">{escape(stage)}</td>{cells}</tr>')
+        body.append(f'<tr>{named(name, hue, name)}<td class="word">{escape(stage)}</td>{cells}</tr>')
     seeds = len(results["seeds"])
     note = f"Mean ± standard deviation over {seeds} seeds. " if seeds > 1 else ""
     return f"""<p>On held-out text, per token. {note}KL: from the teacher to the model.
@@ -218,7 +213,7 @@ def _paired_table(results: Mapping[str, Any], hue: Mapping[str, str]) -> str:
     if not results["paired"]:
         return ""
     body = "".join(
-        f"<tr>{_name(row['name'], hue, _paired(row)[0])}"
+        f"<tr>{named(row['name'], hue, _paired(row)[0])}"
         f"{''.join(f'<td>{escape(cell)}</td>' for cell in _paired(row)[1:])}</tr>"
         for row in results["paired"]
     )
@@ -228,10 +223,6 @@ zero, the first is better.</p>
 <div class="wide"><table class="narrow">
 <thead><tr><th>model</th><th>difference<br>nats</th><th>95 % interval</th><th>below zero</th></tr></thead>
 <tbody>{body}</tbody></table></div>"""
-
-
-def _name(model: str, hue: Mapping[str, str], text: str) -> str:
-    return f'<th><span class="hue" style="background:{hue[model]}"></span>{escape(text)}</th>'
 
 
 def _html(value: str, spread: str) -> str:

@@ -55,3 +55,56 @@ def paired(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> 
     sd = statistics.stdev(differences)
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sd / math.sqrt(n)
     return Paired(mean=mean, sd=sd, interval=(mean - half, mean + half), wins=wins, n=n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean, and how far it may be off.
+
+    Attributes:
+        mean: the mean.
+        interval: its 95 % interval; None where nothing tells its spread.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None = None
+
+
+def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+    """The mean of one value a seed, with Student's t interval; without one where there is one seed.
+
+    Raises:
+        ValueError: there is no value, or one is not finite.
+    """
+    found = paired(values, [0.0] * len(values), confidence)
+    return Estimate(mean=found.mean, interval=found.interval)
+
+
+def over_questions(shares: Sequence[float], questions: Sequence[float | int], confidence: float = 0.95) -> Estimate:
+    """The plain mean over cells of a share of questions, with an interval that is by questions alone, not by seeds.
+
+    Wilson's interval in each cell (JASA 1927), l to u around p; together, for C cells, by the distances to their ends
+    (Zou and Donner, Statistics in Medicine 2008): mean - sqrt(sum (p - l)^2) / C to mean + sqrt(sum (u - p)^2) / C. It
+    does not shrink to nothing where all, or no, questions are solved. Where a question is asked several times, p is the
+    mean over its attempts: a share between 0 and 1 varies no more over questions than a coin of that mean, so the
+    interval is too wide rather than too narrow. Where their spread is known, p (1 - p) / error^2 coins vary as much.
+
+    Args:
+        shares: of the questions of each cell that were solved, 0 to 1.
+        questions: the number of them, or of coins that vary as much.
+
+    Raises:
+        ValueError: there is no cell, a cell has no questions, or a share is none.
+    """
+    if len(shares) != len(questions) or not shares:
+        raise ValueError(f"shares and questions must be of the same cells; got {len(shares)} and {len(questions)}")
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    below = above = 0.0
+    for cell, (p, n) in enumerate(zip(shares, questions, strict=True)):
+        if n < 1 or not 0.0 <= p <= 1.0:
+            raise ValueError(f"cell {cell} has a share of {p} of {n} questions; it must be 0 to 1, of 1 or more")
+        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        below, above = below + (p - middle + half) ** 2, above + (middle + half - p) ** 2
+    mean, cells = statistics.fmean(shares), len(shares)
+    return Estimate(mean=mean, interval=(mean - math.sqrt(below) / cells, mean + math.sqrt(above) / cells))

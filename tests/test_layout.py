@@ -25,7 +25,14 @@ LAZY = (
     "tokenizers",
 )
 # Files that are about one of them. They are imported inside the functions that need them.
-ADAPTERS = ("distill.figures", "distill.data.corpus", "distill.data.loader")
+ADAPTERS = (
+    "distill.figures",
+    "distill.figures_curriculum",
+    "distill.figures_exam",
+    "distill.figures_rl",
+    "distill.data.corpus",
+    "distill.data.loader",
+)
 
 
 def modules(room: str) -> list[str]:

@@ -120,6 +120,11 @@ def test_a_run_without_a_teacher_has_no_figures_of_one(tmp_path):
     assert "paired by seed" not in text
 
 
+def test_a_run_without_post_training_has_none_of_it(page):
+    for words in ("Questions answered", "Before and after", "td.wrong"):
+        assert words not in page.read_text()
+
+
 def test_an_unfinished_run_is_refused(tmp_path):
     (run_folder(tmp_path) / "results.json").unlink()
     with pytest.raises(ValueError, match=r"no results.json yet: start the run again"):
