@@ -6,6 +6,7 @@ from distill.given import Given, Trained
 from distill.launch import launch
 from distill.mesh import Mesh
 from distill.optim import AdamW, Muon, WarmupCosine, WarmupStableDecay
+from distill.preference.stage import Preference
 from distill.rl.stage import Reinforcement
 from distill.rollout import FromTeacher, OnPolicy
 from distill.run import load_run
@@ -21,6 +22,7 @@ __all__ = [
     "Mesh",
     "Muon",
     "OnPolicy",
+    "Preference",
     "Reinforcement",
     "Selection",
     "Stage",

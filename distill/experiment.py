@@ -7,6 +7,7 @@ from distill.checkpoint import Retention
 from distill.data.source import Herd, Source
 from distill.given import Given, Trained
 from distill.mesh import Mesh
+from distill.preference.stage import Preference, check_journal
 from distill.rl.stage import Reinforcement
 from distill.stage import Learner, Stage, Staged
 from distill.start import check_start
@@ -23,7 +24,7 @@ class Experiment:
     """One question. `name` is its run folder's; `stages` run in order; every number follows from `seed`."""
 
     name: str
-    stages: tuple[Stage | Reinforcement, ...]
+    stages: tuple[Stage | Reinforcement | Preference, ...]
     corpus: Source = field(default_factory=Herd)
     """what stages read that have none of their own"""
     tokenizer: Bytes | BPE = field(default_factory=Bytes)
@@ -58,6 +59,8 @@ class Experiment:
             for learner in stage.learners:
                 check_start(learner, self.given, earlier)
             stage.check(earlier, self.mesh)
+            if isinstance(stage, Preference):
+                check_journal(stage, self.stages[: names.index(stage.name)])
             earlier |= {learner.name: learner for learner in stage.learners}
         if self.compare is not None and not set(self.compare) <= set(names):
             raise ValueError(f"compare={self.compare} names a stage that is not among {names}")

@@ -15,7 +15,18 @@ Cost and result: experiments/README.md.
 
 from dataclasses import replace
 
-from distill import AdamW, Experiment, Learner, OnPolicy, Reinforcement, Selection, Stage, WarmupCosine, launch
+from distill import (
+    AdamW,
+    Experiment,
+    Learner,
+    OnPolicy,
+    Preference,
+    Reinforcement,
+    Selection,
+    Stage,
+    WarmupCosine,
+    launch,
+)
 from distill.curriculum.filter import DropEasiest
 from distill.tasks.exam import Exam
 from distill.tasks.examination import Examination
@@ -54,6 +65,9 @@ def rewarded(one: Learner, steps: int) -> Reinforcement:
 
 TEACHER = Learner(name="teacher", model=LARGER, loss=LABELS, optimizer=AdamW(rate=WarmupCosine(peak=4e-3)))
 ASKED, WRONG = Questions(FEW, SYSTEMS), Questions(FEW, SYSTEMS, noisy=NOISE)
+PREFER = Preference(
+    name="preferred", learner=student("preferred", "rewarded", 1e-4), journal="rewarded", steps=40, rows=64
+)
 HARD = Selection(by="pretrained", rule=DropEasiest(share=0.5), attempts=4)
 
 EXPERIMENT = Experiment(
@@ -64,6 +78,7 @@ EXPERIMENT = Experiment(
         lesson(student("pretrained", None, 6e-3, Distill()), 300, teacher="teacher", corpus=Questions(MANY)),
         lesson(student("tuned", "pretrained", 6e-3), 150, corpus=ASKED, selection=HARD),
         rewarded(student("rewarded", "tuned", 1e-3), 100),
+        PREFER,
         lesson(student("gold", "tuned", 3e-3), 100, 256, corpus=ASKED),
         lesson(student("judged", "tuned", 1e-3, OWN), 100, 256, corpus=ASKED, teacher="teacher", rollout=OnPolicy()),
         lesson(student("misled", "pretrained", 6e-3), 150, corpus=WRONG),
@@ -73,6 +88,7 @@ EXPERIMENT = Experiment(
     examination=Examination(questions=Questions(FEW, SYSTEMS), exam=Exam(attempts=16, slots=256)),
     contrasts=(
         ("rewarded", "tuned"),
+        ("preferred", "rewarded"),
         ("gold", "rewarded"),
         ("judged", "rewarded"),
         ("misled-rewarded", "misled-again"),

@@ -8,7 +8,7 @@ The best rate by the mean share of right answers is the one in that file. Cost a
 
 from dataclasses import replace
 
-from distill import AdamW, Experiment, Reinforcement, Stage, WarmupCosine, launch
+from distill import AdamW, Experiment, Preference, Reinforcement, Stage, WarmupCosine, launch
 from experiments.post_training import EXPERIMENT
 
 RATES = {
@@ -21,14 +21,14 @@ RATES = {
 }
 
 
-def at(stage: Stage | Reinforcement, rate: float) -> Stage | Reinforcement:
+def at(stage: Stage | Reinforcement | Preference, rate: float) -> Stage | Reinforcement | Preference:
     """A stage of one learner at another peak rate, under a name that says so."""
     (learner,) = stage.learners
     name = f"{stage.name}-{rate:g}".replace(".", "_")
     one = replace(learner, name=name, optimizer=AdamW(rate=WarmupCosine(peak=rate, warmup=0.05)))
-    if isinstance(stage, Reinforcement):
-        return replace(stage, name=name, learner=one)
-    return replace(stage, name=name, learners=(one,))
+    if isinstance(stage, Stage):
+        return replace(stage, name=name, learners=(one,))
+    return replace(stage, name=name, learner=one)
 
 
 EXPERIMENT: Experiment = replace(

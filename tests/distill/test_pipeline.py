@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from distill import Experiment, Stage, selecting
+from distill import Experiment, Preference, Stage, selecting
 from distill.curriculum.filter import DropEasiest
 from distill.curriculum.selection import Selection
 from distill.curriculum.table import Table
@@ -25,13 +25,18 @@ TUNE = Stage(
     corpus=Questions(ASKED), selection=Selection(by="base", rule=DropEasiest(share=0.75), attempts=2, tokens=8),
 )  # fmt: skip
 REWARD = replace(STAGE, learner=replace(STAGE.learner, name="rewarded", start="tuned"), steps=3)
+PREFER = Preference(
+    name="prefer", learner=replace(LEARNER, name="preferred", start="rewarded"), journal="rl", steps=2, rows=4,
+    length=16,
+)  # fmt: skip
 EXAMINATION = Examination(questions=Questions(ASKED), exam=Exam(attempts=2, tokens=8, slots=16), k=2, few=2)
 
 
 def experiment(**changes) -> Experiment:
-    """Three stages."""
-    asked = {"name": "pipeline", "stages": (BASE, TUNE, REWARD), "corpus": Questions(ASKED), "held_out": 1, "glance": 1}
-    return Experiment(**(asked | {"examination": EXAMINATION, "contrasts": (("rewarded", "tuned"),)} | changes))
+    """Stages of every kind."""
+    asked = {"name": "pipeline", "corpus": Questions(ASKED), "held_out": 1, "glance": 1}
+    asked |= {"stages": (BASE, TUNE, REWARD, PREFER), "examination": EXAMINATION}
+    return Experiment(**(asked | {"contrasts": (("rewarded", "tuned"),)} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,7 @@ def test_every_learner_is_examined_after_its_stage(done):
         ("base", "base"),
         ("tune", "tuned"),
         ("rl", "rewarded"),
+        ("prefer", "preferred"),
     ]
     for row in results["models"]:
         assert set(row["exam"]) == {"reverse/0", "sort/0"}
@@ -94,7 +100,13 @@ def test_what_was_measured_is_read_when_the_run_goes_on(done, monkeypatch):
 def test_glances_at_the_questions_are_lines_of_the_metrics(done):
     folder, _ = done
     lines = [line for line in Run(folder).metrics() if line["kind"] == "exam"]
-    assert [(line["stage"], line["step"]) for line in lines] == [("base", 30), ("tune", 4), ("rl", 2), ("rl", 3)]
+    assert [(line["stage"], line["step"]) for line in lines] == [
+        ("base", 30),
+        ("tune", 4),
+        ("rl", 2),
+        ("rl", 3),
+        ("prefer", 2),
+    ]
     assert lines[0]["exam"] == pytest.approx(np.mean([lines[0]["exam/reverse/0"], lines[0]["exam/sort/0"]]))
 
 
@@ -115,7 +127,7 @@ def test_options_reach_every_kind_of_stage():
 
 def test_the_tiny_form_keeps_the_kinds():
     tiny = experiment().tiny()
-    assert [type(stage) for stage in tiny.stages] == [Stage, Stage, Reinforcement]
+    assert [type(stage) for stage in tiny.stages] == [Stage, Stage, Reinforcement, Preference]
     assert tiny.stages[2].learners[0].model == tiny.stages[1].learners[0].model
 
 
@@ -126,6 +138,7 @@ def test_the_tiny_form_keeps_the_kinds():
         ({"stages": (BASE, replace(REWARD, learner=replace(REWARD.learner, start="nobody")))}, "starts from 'nobody'"),
         ({"stages": (BASE, replace(REWARD, learner=replace(REWARD.learner, start="base"), teacher="who", credit=0.1))},
          "teacher 'who' is not a learner of an earlier"),
+        ({"stages": (BASE, TUNE, REWARD, replace(PREFER, journal="base"))}, "journal 'base' is not an earlier stage"),
         ({"contrasts": (("rewarded", "nobody"),)}, r"no learner \['nobody'\]"),
         ({"examination": None}, "and there is none"),
     ],
