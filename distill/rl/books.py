@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from distill.curriculum.table import Table
 from distill.curriculum.tracker import Tracker
 from distill.rl.actor import Broken, Job
 from distill.rl.journal import Journal
-from distill.rl.order import Standing
+from distill.rl.order import Order, Standing
 from distill.rl.record import Event, Record
+from distill.rl.replay import Replay, find_replay
 from distill.rl.rollouts import Rollouts
 from distill.rl.stage import Reinforcement
 from distill.rl.staleness import ENDS, Controller
@@ -44,6 +45,8 @@ class Books:
     tokenizer: Tokenizer
     journal: Journal
     seed: int
+    replay: Replay | None = field(init=False)
+    """what the stage follows, where it follows another"""
     controller: Controller = field(init=False)
     curriculum: Curriculum = field(init=False)
     tracker: Tracker = field(init=False)
@@ -60,11 +63,19 @@ class Books:
     """how often each of `FAULTS` was met"""
 
     def __post_init__(self) -> None:
-        self.controller = Controller(self.stage.limits, self.stage.order)
+        self.replay = find_replay(self.stage, self.journal.folder, self.terms)
+        self.controller = Controller(self.stage.limits, self._order)
         prompts = prompts_of(self.pool)
         self.curriculum = Curriculum(pool=prompts, sampler=self.stage.sampler, quota=self.stage.quota, seed=self.seed)
         blank = Tracker.blank(prompts.ids)
         self.tracker = blank if self.known is None else Tracker.begin(prompts.ids, self.known)
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """What a journal says it is of; only a stage of the same can follow it."""
+        same = ("steps", "updates", "samples", "tokens", "temperature", "filtered")
+        told = {name: vars(self.stage)[name] for name in same}
+        return {"questions": self.pool.fingerprint, "seed": self.seed, "limits": asdict(self.stage.limits), **told}
 
     @property
     def longest(self) -> int:
@@ -78,6 +89,11 @@ class Books:
         plain = self.pool[index]
         return apply(plain, draw(plain, self.stage.systems, self.seed, uid))
 
+    def begin(self) -> None:
+        """An empty journal, that says what it is of."""
+        self.journal.truncate(0)
+        self.journal.append(Record(Event.BEGUN, (), 0, self.terms))
+
     def admit(self, published: int) -> list[Job]:
         """The groups to draw now that the actor has a version."""
         jobs = []
@@ -90,28 +106,31 @@ class Books:
                 drawn = self.curriculum.draw(self.tracker, block, self.stage.groups, progress)
                 self.blocks[block] = drawn.tolist()
             item = self.item(uid)
+            if self.replay is not None:
+                self.replay.check_asked(uid, item.id)
             self.journal.append(Record(Event.ADMITTED, (uid,), version, {"item": item.id}))
-            jobs.append(self._job(uid, item, version))
+            if self.replay is not None and self.replay.gives_up(uid):
+                self._give_up(uid, version, "it was given up in the run that is replayed")
+            else:
+                jobs.append(self._job(uid, item, version))
         return jobs
 
-    def again(self, published: int) -> list[Job]:
-        """After a restart: the groups that were being drawn."""
-        return [self._job(uid, self.item(uid), self.controller.again(uid, published)) for uid, _ in self.controller.out]
+    def again(self) -> list[Job]:
+        """After a restart: the groups that were being drawn, by the versions that drew them: a checkpoint has these."""
+        return [self._job(uid, self.item(uid), version) for uid, version in self.controller.out]
 
     def retry(self, broken: Broken) -> Job | None:
         """A group that could not be drawn, to be tried once more; None: it is given up."""
         if broken.job.retries < self.stage.retries:
             self.faults["retried"] += 1
             return replace(broken.job, retries=broken.job.retries + 1)
-        if self.controller.poisoned(broken.job.uid):
-            self.faults["poisoned"] += 1
-            self.journal.append(
-                Record(Event.POISONED, (broken.job.uid,), broken.job.version, {"reason": broken.reason[-2000:]})
-            )
+        self._give_up(broken.job.uid, broken.job.version, broken.reason)
         return None
 
     def judged(self, group: Rollouts) -> None:
         """A group is drawn and its answers have their rewards."""
+        if self.replay is not None:
+            group = self.replay.judged(group)
         self.faults["reward_failed"] += int((group.sound & ~group.valid).sum())
         self.faults["masked"] += int((~group.valid).sum())
         teaches = not self.stage.filtered or informative(group.outcomes[None], group.valid[None])[0]
@@ -131,9 +150,11 @@ class Books:
         batch = self.controller.take(version)
         if batch is None:
             return None
-        used = [self.groups.pop(uid) for uid in sorted(before - set(self.controller.line.groups)) if uid in self.groups]
+        gone = sorted(before - set(self.controller.line.groups))
+        used = [self.groups.pop(uid) for uid in gone if uid in self.groups]
         found = {group.uid: group for group in used}
-        self.journal.append(Record(Event.CONSUMED, tuple(batch), version))
+        passed = [uid for uid in gone if uid not in batch]
+        self.journal.append(Record(Event.CONSUMED, tuple(batch), version, {"passed": passed}))
         self.tracker = self._observed(used, version)
         self.used = [(self.item(group.uid), group) for group in used]
         self._forget()
@@ -180,7 +201,7 @@ class Books:
                 f"the checkpoint is of the questions {state['pool'][:12]}, these are {self.pool.fingerprint[:12]}; "
                 "bring back the old ones, or start the stage anew"
             )
-        self.controller = Controller.restore(state["controller"], self.stage.limits, self.stage.order)
+        self.controller = Controller.restore(state["controller"], self.stage.limits, self._order)
         self.tracker = self.tracker.restore(state["tracker"])
         self.faults = Counter(state["faults"])
         self.blocks = {int(block): indices for block, indices in state["blocks"].items()}
@@ -191,6 +212,15 @@ class Books:
                 live = group.uid in self.controller.line.groups and group.uid not in out
                 (self.groups if live else self.kept)[group.uid] = group
         self.journal.truncate(state["journal"])
+
+    @property
+    def _order(self) -> Order:
+        return self.stage.order if self.replay is None else self.replay
+
+    def _give_up(self, uid: int, version: int, reason: str) -> None:
+        if self.controller.poisoned(uid):
+            self.faults["poisoned"] += 1
+            self.journal.append(Record(Event.POISONED, (uid,), version, {"reason": reason[-2000:]}))
 
     def _observed(self, used: list[Rollouts], number: int) -> Tracker:
         known = [group for group in used if group.valid.any()]

@@ -18,6 +18,11 @@ ENDS = (Event.CONSUMED, Event.FILTERED, Event.EXPIRED, Event.POISONED)
 """after which nothing happens to a group"""
 
 
+def folder_of(run: Path, stage: str) -> Path:
+    """Where a run keeps the journal of a stage."""
+    return run / "journal" / stage
+
+
 class Journal:
     """An append-only log in a folder of its own, written by one process, and by any of its threads.
 
@@ -181,4 +186,8 @@ def audit(records: Iterable[Record], live: Iterable[int] = ()) -> Audit:
                 last[uid] = record.event
     counts = Counter(event.value for event in last.values())
     lost = set(last) - ended - set(live)
-    return Audit({event.value: counts[event.value] for event in Event}, tuple(sorted(lost)), tuple(sorted(doubled)))
+    return Audit(
+        {event.value: counts[event.value] for event in Event if event is not Event.BEGUN},
+        tuple(sorted(lost)),
+        tuple(sorted(doubled)),
+    )

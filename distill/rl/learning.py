@@ -50,7 +50,7 @@ class Learning:
         """The updates."""
         stage, updates, pace = self.stage, Updates(self.room, self.stage), Pace(self.actor)
         self.publisher.publish(start, state.weights)
-        for job in self.books.again(start):
+        for job in self.books.again():
             self._ask([job])
         with Progress(stage.steps, stage.name, start, quiet=self.room.quiet) as bar:
             for version in range(start, stage.steps):

@@ -11,7 +11,7 @@ from distill.rl.actor import Actor
 from distill.rl.books import Books
 from distill.rl.examiner import Failed
 from distill.rl.grading import Grade, Grading
-from distill.rl.journal import Journal
+from distill.rl.journal import Journal, folder_of
 from distill.rl.learning import Learning
 from distill.rl.publisher import Publisher
 from distill.rl.reward import Rewards
@@ -34,7 +34,7 @@ def run_reinforcement(room: Room, stage: Reinforcement) -> State:
     seed = zlib.crc32(f"{room.experiment.seed} {stage.stream}".encode()) & 0x7FFFFFFF
     folder = room.run.checkpoints(stage.name)
     with ExitStack() as stack:
-        journal = stack.enter_context(Journal(room.run.path / "journal" / stage.name))
+        journal = stack.enter_context(Journal(folder_of(room.run.path, stage.name)))
         books = Books(stage, *chosen(room, stage, stage.corpus), room.experiment.tokenizer, journal, seed)
         stage.check_questions(books.longest)
         checkpoints = stack.enter_context(Checkpoints(folder, room.experiment.retention))
@@ -85,7 +85,7 @@ def _begin(
     """The state, the updates already made, and the versions that groups are still drawn with."""
     learner, mesh = stage.learners[0], room.experiment.mesh.build()
     if not checkpoints.steps():
-        books.journal.truncate(0)
+        books.begin()
         go_back(room, stage, -1)
         state = room.newborn(learner, stage.optimizer_steps)
         return state, 0, {}

@@ -27,8 +27,9 @@ DTYPES = frozenset(np.dtype(kind).str for kind in ("?", *"bhiqBHIQ", *"efd"))
 
 
 class Event(Enum):
-    """What happened to a group."""
+    """What happened to a group, or to all of them: that they begin."""
 
+    BEGUN = "begun"
     ADMITTED = "admitted"
     COMPLETED = "completed"
     CONSUMED = "consumed"

@@ -90,6 +90,9 @@ class Reinforcement:
     quota: Quota | None = None
     """shares of the capabilities; None: as the sampler's chances are"""
     order: FirstInFirstOut | EarliestDeadline = EarliestDeadline()
+    replay: str | None = None
+    """folder of a run whose stage of this name is followed group by group, whatever its order was: all that depended on
+    the timing happens again; None: `order` decides"""
     max_policy_lag: int = 2
     """optimizer steps that the learner may be ahead of the weights that drew what it learns from, those it has made of
     the same batch too: an answer that is v versions old, in the last share, is v * updates + updates - 1 steps old"""

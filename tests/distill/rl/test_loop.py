@@ -161,6 +161,32 @@ def test_by_deadline_no_answer_is_older_than_it_may_be(begun, tmp_path):
     assert Counter(line["lag_max"] <= 2 for line in lines) == {True: 8}
 
 
+def test_what_was_drawn_by_deadline_happens_again_by_its_journal(begun, tmp_path):
+    stage = replace(STAGE, order=EarliestDeadline(), max_policy_lag=2, latency=SLOW, save_every=1)
+    with opened(begun, tmp_path / "first", stage) as room, pytest.raises(Interrupted, match="after update 1 of 5"):
+        room.stop.set()
+        run_reinforcement(room, stage)
+    weights, lines = finish(begun, tmp_path / "first", stage)
+    again, same = finish(begun, tmp_path / "again", replace(stage, replay=str(tmp_path / "first"), latency=None))
+    assert_same(weights, again)
+    assert lines == same
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"questions": replace(ASKED, train=20)}, "is of questions '.*', and the stage that is to follow it has"),
+        ({"stream": 1}, "is of seed .*, and the stage that is to follow it has"),
+        ({"max_policy_lag": 2}, "is of limits .*'max_policy_lag': 1.* has .*'max_policy_lag': 2"),
+        ({"steps": 4}, "is of steps 5, and the stage that is to follow it has 4"),
+    ],
+)
+def test_a_journal_of_something_else_is_not_followed(begun, strict, tmp_path, changes, message):
+    folder, _, _ = strict
+    with pytest.raises(ValueError, match=message):
+        finish(begun, tmp_path, replace(STAGE, replay=str(folder), **changes))
+
+
 def test_a_reward_that_always_fails_stops_the_run_and_says_which(begun, tmp_path):
     broken = Rubric(name="broken", where=EVEN.where.replace("Even", "Broken"))
     with pytest.raises(RuntimeError, match=r"reward 'broken' failed \d+ of \d+ calls; the last time it .*is broken"):
