@@ -10,7 +10,6 @@ import jax
 
 from distill.checkpoint import Checkpoints
 from distill.loop import Interrupted
-from distill.progress import Progress
 from distill.rl.actor import Actor, Broken
 from distill.rl.books import Books
 from distill.rl.grading import Grading
@@ -19,6 +18,7 @@ from distill.rl.publisher import Publisher
 from distill.rl.rollouts import Rollouts
 from distill.rl.stage import Reinforcement
 from distill.rl.updates import Updates
+from distill.rl.view import View
 from distill.room import Room
 from distill.state import State, parts
 from distill.step import Metrics
@@ -52,10 +52,12 @@ class Learning:
         self.publisher.publish(start, state.weights)
         for job in self.books.again():
             self._ask([job])
-        with Progress(stage.steps, stage.name, start, quiet=self.room.quiet) as bar:
+        with View(stage.steps, stage.name, start, quiet=self.room.quiet) as view:
             for version in range(start, stage.steps):
                 with pace.waiting:
                     groups = self._wait(version)
+                lags, accounts = stage.lags([one.version for one in groups], version), self.books.accounts()
+                assert max(lags, default=0) <= stage.max_policy_lag, f"{lags} steps old, {stage.max_policy_lag} allowed"
                 state, metrics = updates(state, groups, self.books.advantages(groups), version)
                 number, tokens = version + 1, int(sum(one.lengths[one.valid].sum() for one in groups))
                 if number < stage.steps:
@@ -63,30 +65,33 @@ class Learning:
                     self.publisher.forget(self.books.controller.oldest)
                 pace.learned(tokens)
                 if number % stage.log_every == 0 or number in (1, stage.steps):
-                    said = self._say(number, groups, metrics, pace)
-                    bar.update(number, loss=said["reward"], tokens=tokens)
+                    said = describe(lags, self.books.used, stage.max_policy_lag) | accounts
+                    view.update(number, *self._write(number, said, metrics, pace.line()))
                 asked = self.room.stop.is_set()
-                if number % stage.save_every == 0 or number == stage.steps or asked:
+                if number % stage.save_every == 0 or number == stage.steps:
+                    self.room.glance(stage, number, stage.learner.name, state.weights)
+                    self._save(number, state)
+                elif asked:
                     self._save(number, state)
                 if asked and number < stage.steps:
                     self.checkpoints.wait()
                     raise Interrupted(f"stopped in stage {stage.name} after update {number} of {stage.steps}")
         return state
 
-    def _say(self, number: int, groups: list[Rollouts], metrics: Metrics, pace: Pace) -> dict[str, float]:
-        """Writes the lines of an update; returns what was said of its groups."""
+    def _write(
+        self, number: int, said: Mapping[str, float], metrics: Metrics, pace: Mapping[str, float]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Writes the lines of an update, of what it learned and of how long it took; returns both."""
         stage, books, found = self.stage, self.books, jax.device_get(metrics)
         values = {name: float(tally.mean()) if tally.count else float("nan") for name, tally in sorted(found.items())}
         same = values[f"{stage.learner.name}/mismatch/0"]
         check_mismatch(stage.name, number, same, self.room.experiment.execution.dtype)
-        lags = stage.lags([one.version for one in groups], number - 1)
-        assert max(lags, default=0) <= stage.max_policy_lag, f"{lags} optimizer steps, {stage.max_policy_lag} allowed"
-        said = describe(lags, books.used, stage.max_policy_lag)
-        self.room.metrics.write(stage.name, number, kind="train", **values, **said, **books.accounts())
+        self.room.metrics.write(stage.name, number, kind="train", **values, **said)
         judged, faults = self.grading.found.qsize(), {f"faults/{name}": count for name, count in books.faults.items()}
         queues = {"ready": books.controller.ready + judged, "under_way": len(books.controller.out) - judged}
-        self.room.metrics.time(stage.name, number, **pace.line(), **queues, **faults)
-        return said
+        timed = {**pace, **queues, **faults}
+        self.room.metrics.time(stage.name, number, **timed)
+        return {**values, **said}, timed
 
     def _wait(self, version: int) -> list[Rollouts]:
         """The groups of an update, once they are there."""
@@ -134,7 +139,6 @@ class Learning:
 
     def _save(self, number: int, state: State) -> None:
         name = self.stage.learner.name
-        self.room.glance(self.stage, number, name, state.weights)
         self.room.metrics.flush()
         versions = {v: w for v, w in self.publisher.versions.items() if v < number}
         trees: dict[str, Mapping[str, Any]] = {name: parts(state)}
