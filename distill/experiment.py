@@ -65,7 +65,8 @@ class Experiment:
         if self.compare is not None and not set(self.compare) <= set(names):
             raise ValueError(f"compare={self.compare} names a stage that is not among {names}")
         strange = {name for pair in self.contrasts for name in pair} - {*earlier}
-        if self.contrasts and (strange or self.examination is None):
+        strange |= {*((self.examination and self.examination.who) or ())} - {*earlier}
+        if strange or (self.contrasts and self.examination is None):
             raise ValueError(
                 f"contrasts={self.contrasts} compare the answers of learners in an examination, and there is "
                 f"{f'no learner {sorted(strange)}' if strange else 'none'}; the learners are {sorted(earlier)}"

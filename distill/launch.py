@@ -95,7 +95,7 @@ def score(room: Room, stage: Staged) -> list[dict[str, Any]]:
         row |= {field: value for field, value in asdict(found[learner.name]).items() if field != "load"}
         size = {"parameters": cost.total(learner.model), "active": cost.active(learner.model)}
         row |= size | {"tokens": stage.seen, "seconds": seconds, "expert_load": found[learner.name].load}
-        rows.append(row | room.examine(room.weights(stage, learner.name)))
+        rows.append(row | room.examine(learner.name, room.weights(stage, learner.name)))
     return rows
 
 

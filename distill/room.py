@@ -68,17 +68,17 @@ class Room:
         stage = self.experiment.stage_of(name)
         return identity(self.run.path, stage.name, name, stage.steps)
 
-    def examine(self, weights: Weights) -> dict[str, Any]:
-        """What becomes of the experiment's examination, as fields of a row of results; none without one."""
+    def examine(self, learner: str, weights: Weights) -> dict[str, Any]:
+        """What becomes of the experiment's examination, as fields of a row of results; none where it is not asked."""
         examination = self.experiment.examination
-        if examination is None:
+        if examination is None or not examination.asks(learner):
             return {}
         return examination(weights, self.experiment.tokenizer, self.experiment.execution)
 
     def glance(self, stage: Staged, number: int, learner: str, weights: Weights) -> None:
         """A line of metrics with the share of right answers to a few of its questions, by cell, where it has such."""
         experiment, examination = self.experiment, self.experiment.examination
-        if examination is not None and examination.few:
+        if examination is not None and examination.few and examination.asks(learner):
             found = examination.glanced(weights, experiment.tokenizer, experiment.execution)
             self.metrics.write(stage.name, number, kind="exam", learner=learner, **found)
 

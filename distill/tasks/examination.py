@@ -26,6 +26,8 @@ class Examination:
 
     questions: Questions = field(default_factory=lambda: Questions(Small()))
     exam: Exam = field(default_factory=Exam)
+    who: tuple[str, ...] | None = None
+    """names of the learners that are asked; None: all"""
     k: int = 8
     """of pass@k: at most the exam's attempts"""
     few: int = 0
@@ -60,6 +62,10 @@ class Examination:
         cells = once(weights, few(self.questions.items("held_out"), self.few), tokenizer, execution).cells()
         found = {f"exam/{name}": float(cell.successes.mean()) for name, cell in cells.items()}
         return found | {"exam": float(np.mean(list(found.values())))}
+
+    def asks(self, learner: str) -> bool:
+        """Whether a learner of this name is asked."""
+        return self.who is None or learner in self.who
 
     def tiny(self) -> "Examination":
         """Fewer attempts."""
