@@ -60,13 +60,15 @@ def lesson(one: Learner, steps: int, rows: int = 128, **changes) -> Stage:
 
 def rewarded(one: Learner, steps: int) -> Reinforcement:
     """A stage of rewards for right answers to its own kind of questions, of the name of its learner."""
-    return Reinforcement(name=one.name, learner=one, steps=steps, questions=FEW, systems=SYSTEMS, save_every=25)
+    return Reinforcement(
+        name=one.name, learner=one, steps=steps, groups=64, questions=FEW, systems=SYSTEMS, save_every=25
+    )
 
 
 TEACHER = Learner(name="teacher", model=LARGER, loss=LABELS, optimizer=AdamW(rate=WarmupCosine(peak=4e-3)))
 ASKED, WRONG = Questions(FEW, SYSTEMS), Questions(FEW, SYSTEMS, noisy=NOISE)
 PREFER = Preference(
-    name="preferred", learner=student("preferred", "rewarded", 1e-4), journal="rewarded", steps=40, rows=64
+    name="preferred", learner=student("preferred", "rewarded", 3e-4), journal="rewarded", steps=40, rows=64
 )
 HARD = Selection(by="pretrained", rule=DropEasiest(share=0.5), attempts=4)
 
@@ -79,11 +81,11 @@ EXPERIMENT = Experiment(
         lesson(student("tuned", "pretrained", 6e-3), 150, corpus=ASKED, selection=HARD),
         rewarded(student("rewarded", "tuned", 1e-3), 100),
         PREFER,
-        lesson(student("gold", "tuned", 3e-3), 100, 256, corpus=ASKED),
-        lesson(student("judged", "tuned", 1e-3, OWN), 100, 256, corpus=ASKED, teacher="teacher", rollout=OnPolicy()),
+        lesson(student("gold", "tuned", 6e-3), 100, 512, corpus=ASKED),
+        lesson(student("judged", "tuned", 3e-3, OWN), 100, 512, corpus=ASKED, teacher="teacher", rollout=OnPolicy()),
         lesson(student("misled", "pretrained", 6e-3), 150, corpus=WRONG),
         rewarded(student("misled-rewarded", "misled", 1e-3), 60),
-        lesson(student("misled-again", "misled", 3e-3), 60, 256, corpus=WRONG),
+        lesson(student("misled-again", "misled", 6e-3), 60, 512, corpus=WRONG),
     ),
     examination=Examination(questions=Questions(FEW, SYSTEMS), exam=Exam(attempts=16, slots=256)),
     contrasts=(

@@ -14,10 +14,11 @@ from experiments.post_training import EXPERIMENT
 RATES = {
     "tuned": (3e-3, 6e-3, 1e-2),
     "rewarded": (5e-4, 1e-3, 2e-3),
-    "gold": (1e-3, 3e-3, 6e-3),
-    "judged": (5e-4, 1e-3, 3e-3),
+    "preferred": (1e-4, 3e-4, 1e-3),
+    "gold": (3e-3, 6e-3, 1e-2),
+    "judged": (1e-3, 3e-3, 6e-3),
     "misled-rewarded": (5e-4, 1e-3, 2e-3),
-    "misled-again": (3e-4, 1e-3, 3e-3),
+    "misled-again": (3e-3, 6e-3, 1e-2),
 }
 
 
