@@ -103,7 +103,7 @@ def training(metrics: Rows, hue: Mapping[str, str]) -> Figure | None:
     stages = list(dict.fromkeys(stage for stage, _ in hard))
     if not stages:
         return None
-    figure, panels = _panels(len(stages), height=3.3, share=True)
+    figure, panels = _wrapped(len(stages), height=3.3)
     for panel, stage in zip(panels, stages, strict=True):
         taught = [line for (where, _), line in teacher.items() if where == stage]
         if taught:
@@ -132,7 +132,7 @@ def weight(metrics: Rows, hue: Mapping[str, str]) -> Figure | None:
     soft = {key: line for key, line in series(metrics, "alpha").items() if key in series(metrics, "agreement")}
     if not soft:
         return None
-    figure, panels = _panels(len(soft), height=2.5, share=True)
+    figure, panels = _wrapped(len(soft), height=2.5)
     for panel, ((stage, name), (steps, values)) in zip(panels, soft.items(), strict=True):
         steps, values = smooth(steps, values)
         panel.fill_between(steps, 0, values, color=hue[name], alpha=0.35, linewidth=0)
@@ -247,3 +247,13 @@ def _panels(columns: int, height: float, rows: int = 1, share: bool = False) -> 
     figure = Figure(figsize=(9, height))
     grid = figure.subplots(rows, columns, squeeze=False, sharey=share, sharex="col" if columns == 1 else False)
     return figure, list(grid.flat)
+
+
+def _wrapped(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """So many panels of one scale, at most four beside each other."""
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    figure, panels = _panels(columns, height * rows, rows, share=True)
+    for empty in panels[count:]:
+        empty.remove()
+    return figure, panels[:count]
