@@ -1,4 +1,4 @@
-# make herd   set up once, then the main run and its report; ARGS are passed on: make herd ARGS="--tiny"
+# make herd   set up once, then the main run, a short course of post-training, and their reports; ARGS are passed on: make herd ARGS="--tiny"
 # make test   set up once, then lint, tests and notebooks
 #
 # The environment is .venv. It is ready when its stamp is there; the stamp's name holds a hash of all it was made from.
@@ -19,6 +19,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 
 herd: $(CORE)
 	.venv/bin/python experiments/herd.py $(ARGS)
+	.venv/bin/python experiments/post_training_short.py $(ARGS)
 
 # Lint and notebooks run beside each other: each is one process, the tests are one for every core.
 test: $(FULL)
