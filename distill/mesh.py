@@ -64,12 +64,16 @@ class Mesh:
         grid = np.asarray(own).reshape(self.data, self.fsdp)  # numpy: devices are not an array program
         return jax.sharding.Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
 
-    def check_apart(self, other: "Mesh") -> None:
-        """Refuse two meshes that have a device in common."""
+    def copies(self) -> tuple["Mesh", ...]:
+        """Its copies of the model, each as a mesh of its own."""
+        return tuple(Mesh(fsdp=self.fsdp, first=self.first + copy * self.fsdp) for copy in range(self.data))
+
+    def check_apart(self, other: "Mesh", option: str = "teacher-on") -> None:
+        """Refuse two meshes that have a device in common; `option` of a stage is the one to change."""
         if self.first < other.first + other.size and other.first < self.first + self.size:
             raise ValueError(
                 f"{self} takes devices {self.first} to {self.first + self.size - 1}, and {other} takes {other.first} "
-                f"to {other.first + other.size - 1}; set --stages.N.teacher-on.first {other.first + other.size}"
+                f"to {other.first + other.size - 1}; set --stages.N.{option}.first {other.first + other.size}"
             )
 
     def check_rows(self, rows: int) -> None:

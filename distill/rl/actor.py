@@ -5,13 +5,15 @@ import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from jaxtyping import Int
 
-from distill.rl.publisher import Publisher
 from distill.rl.rollouts import Rollouts
 from distill.rl.stopwatch import Stopwatch
+from distill.state import Weights
 from models.request import Completion, Request
 from models.sampler import Sampler
 
@@ -38,24 +40,37 @@ class Broken:
     reason: str
 
 
+@runtime_checkable
+class Source(Protocol):
+    """Where whoever draws finds the weights of a version."""
+
+    def get(self, version: int, patience: float | None = None) -> Weights:
+        """The weights; waits until they are there, at most `patience` seconds."""
+        ...
+
+
 @dataclass
 class Actor:
     """Takes jobs, and hands back each group when all of its completions are there.
 
     Jobs of one version that wait together are drawn together; a group follows from weights, uid, prompt and seed alone,
-    whatever is drawn beside it.
+    whatever is drawn beside it. Several may share an inbox and an outbox.
 
     Args:
       sampler: draws the completions.
-      publisher: has the weights of every version that jobs ask for.
+      source: has the weights of every version that jobs ask for.
       samples: completions of a group.
       limit: tokens of a completion, at most.
+      most: jobs that it takes at a time; None: all that wait, for one who has the inbox to itself.
+      mesh: that it draws on, if that is not where jax begins its arrays.
     """
 
     sampler: Sampler
-    publisher: Publisher
+    source: Source
     samples: int
     limit: int
+    most: int | None = None
+    mesh: jax.sharding.Mesh | None = None
     inbox: "queue.Queue[Job | None]" = field(default_factory=queue.Queue)
     outbox: "queue.Queue[Rollouts | Broken]" = field(default_factory=queue.Queue)
     drawn: int = 0
@@ -71,6 +86,10 @@ class Actor:
     def stop(self) -> None:
         """Ends when what is being drawn is done."""
         self.inbox.put(None)
+        self.join()
+
+    def join(self) -> None:
+        """Waits until it has ended."""
         self._thread.join()
 
     @property
@@ -80,22 +99,19 @@ class Actor:
 
     def _run(self) -> None:
         going = True
-        while going:
-            with self.idle:
-                jobs = [self.inbox.get()]
-            while not self.inbox.empty():
-                jobs.append(self.inbox.get_nowait())
-            going = None not in jobs
-            waiting = [job for job in jobs if job is not None]
-            for version in sorted({job.version for job in waiting}):
-                self._draw(version, [job for job in waiting if job.version == version])
+        with jax.default_device(None if self.mesh is None else self.mesh.devices.flat[0]):
+            while going:
+                with self.idle:
+                    waiting, going = waiting_jobs(self.inbox, self.most)
+                for version in sorted({job.version for job in waiting}):
+                    self._draw(version, [job for job in waiting if job.version == version])
 
     def _draw(self, version: int, jobs: Sequence[Job]) -> None:
         """Draws groups of one version; where that fails, says so of each that is not there yet."""
         left = {job.uid: job for job in jobs}
         try:
             with self.idle:
-                weights = self.publisher.get(version, PATIENCE)
+                weights = self.source.get(version, PATIENCE)
             requests = (
                 Request(prompt=job.uid, sample=sample, tokens=job.prompt, limit=self.limit)
                 for job in jobs
@@ -112,3 +128,14 @@ class Actor:
             reason = traceback.format_exc(limit=-3)
             for job in left.values():
                 self.outbox.put(Broken(job, reason))
+
+
+def waiting_jobs(inbox: "queue.Queue[Job | None]", most: int | None) -> tuple[list[Job], bool]:
+    """Jobs that wait, at least one and at most `most`, and whether there will be more: None in their place ends it."""
+    jobs = [inbox.get()]
+    while jobs[-1] is not None and (most is None or len(jobs) < most):
+        try:
+            jobs.append(inbox.get_nowait())
+        except queue.Empty:
+            break
+    return [job for job in jobs if job is not None], jobs[-1] is not None

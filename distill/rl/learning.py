@@ -10,11 +10,12 @@ import jax
 
 from distill.checkpoint import Checkpoints
 from distill.loop import Interrupted
-from distill.rl.actor import Actor, Broken
+from distill.rl.actor import Broken
+from distill.rl.actors import Drawing
 from distill.rl.books import Books
 from distill.rl.grading import Grading
 from distill.rl.lines import Pace, check_mismatch, describe
-from distill.rl.publisher import Publisher
+from distill.rl.publishing import Publishing
 from distill.rl.rollouts import Rollouts
 from distill.rl.stage import Reinforcement
 from distill.rl.updates import Updates
@@ -42,8 +43,8 @@ class Learning:
     stage: Reinforcement
     books: Books
     checkpoints: Checkpoints
-    publisher: Publisher
-    actor: Actor
+    publisher: Publishing
+    actor: Drawing
     grading: Grading
 
     def run(self, state: State, start: int) -> State:

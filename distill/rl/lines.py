@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.rl.actor import Actor
+from distill.rl.actors import Drawing
 from distill.rl.rollouts import Rollouts
 from distill.rl.stopwatch import Stopwatch
 from distill.tasks.item import Item
@@ -103,7 +103,7 @@ class Pace:
       actor: who draws.
     """
 
-    def __init__(self, actor: Actor) -> None:
+    def __init__(self, actor: Drawing) -> None:
         self.waiting = Stopwatch()
         """the learner's, for groups"""
         self._actor, self._learned = actor, 0
@@ -128,4 +128,4 @@ class Pace:
         }
 
     def _now(self) -> tuple[float, float, float, int, int]:
-        return time.monotonic(), self.waiting.seconds, self._actor.idle.seconds, self._actor.drawn, self._learned
+        return time.monotonic(), self.waiting.seconds, self._actor.waited, self._actor.drawn, self._learned

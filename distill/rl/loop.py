@@ -7,13 +7,13 @@ from functools import partial
 
 from distill.checkpoint import Checkpoints
 from distill.loop import go_back
-from distill.rl.actor import Actor
 from distill.rl.books import Books
 from distill.rl.examiner import Failed
 from distill.rl.grading import Grade, Grading
 from distill.rl.journal import Journal, folder_of
 from distill.rl.learning import Learning
-from distill.rl.publisher import Publisher
+from distill.rl.part import Part
+from distill.rl.publisher import abstract_published
 from distill.rl.reward import Rewards
 from distill.rl.stage import Reinforcement
 from distill.room import Room
@@ -41,18 +41,17 @@ def run_reinforcement(room: Room, stage: Reinforcement) -> State:
         state, start, published = _begin(room, stage, books, checkpoints)
         if start == stage.steps:
             return state
-        publisher = Publisher(room.experiment.mesh.build())
-        for version, weights in published.items():
-            publisher.publish(version, weights)
-        actor = Actor(_sampler(room, stage, seed), publisher, stage.samples, stage.tokens)
+        actor = stage.actors.team(_part(room, stage, seed), room.run.path / "actors" / stage.name)
         rewards = stack.enter_context(Rewards([stage.reward], timeout=stage.patience))
         grading = Grading(actor.outbox, books.item, grades(rewards, stage.reward.name), room.experiment.tokenizer,
                           None if stage.latency is None else partial(stage.latency, seed))  # fmt: skip
         actor.start()
         stack.callback(actor.stop)
+        for version, weights in published.items():
+            actor.publisher.publish(version, weights)
         grading.start()
         stack.callback(grading.stop)
-        return Learning(room, stage, books, checkpoints, publisher, actor, grading).run(state, start)
+        return Learning(room, stage, books, checkpoints, actor.publisher, actor, grading).run(state, start)
 
 
 def grades(rewards: Rewards, name: str) -> Grade:
@@ -65,8 +64,9 @@ def grades(rewards: Rewards, name: str) -> Grade:
     return grade
 
 
-def _sampler(room: Room, stage: Reinforcement, seed: int) -> Sampler:
-    return Sampler(
+def _part(room: Room, stage: Reinforcement, seed: int) -> Part:
+    learner = stage.learner
+    sampler = Sampler(
         slots=stage.slots,
         capacity=stage.length + 1,
         piece=min(stage.length + 1, 16),
@@ -74,9 +74,13 @@ def _sampler(room: Room, stage: Reinforcement, seed: int) -> Sampler:
         sampling=Sampling(temperature=stage.temperature),
         stop=(room.experiment.tokenizer.end,),
         seed=seed,
-        routes=stage.replayed and stage.learner.model.moe_per_period > 0,
+        routes=stage.replayed and learner.model.moe_per_period > 0,
         execution=room.experiment.execution,
     )
+    return Part(
+        model=learner.model, biased=learner.router.bias_rate > 0, sampler=sampler, samples=stage.samples,
+        groups=stage.groups, limit=stage.tokens, home=room.experiment.mesh, own=stage.actor_on,
+    )  # fmt: skip
 
 
 def _begin(
@@ -92,7 +96,8 @@ def _begin(
     shapes = {learner.name: parts(abstract(learner, stage.optimizer_steps, mesh))}
     found = checkpoints.restore(shapes)
     versions = found.meta["versions"]
-    older = {f"{learner.name}-{version}": {"weights": shapes[learner.name]["weights"]} for version in versions}
+    kept = abstract_published(shapes[learner.name]["weights"], room.experiment.execution.dtype, mesh)
+    older = {f"{learner.name}-{version}": {"weights": kept} for version in versions}
     drawn = checkpoints.restore(older, step=found.step).trees if older else {}
     books.restore(found.meta["books"])
     if found.step < stage.steps:

@@ -13,7 +13,9 @@ from distill.curriculum.selection import Selection, check_selection
 from distill.data.loader import Loader
 from distill.door import check_heard, check_learners
 from distill.mesh import Mesh
+from distill.rl.actors import Threads
 from distill.rl.order import EarliestDeadline, FirstInFirstOut, Limits
+from distill.rl.ray_actors import RayActors
 from distill.rl.reward import Rubric
 from distill.stage import Known, Learner
 from distill.tasks.small import Small
@@ -104,7 +106,11 @@ class Reinforcement:
     replayed: bool = True
     """whether tokens are sent to the experts that they were drawn with"""
     slots: int = 64
-    """completions under way at once"""
+    """completions under way at once, for each who draws"""
+    actor_on: Mesh | None = None
+    """devices apart from the learner's that draw at the same time, each of its copies by itself; None: the learner's"""
+    actors: Threads | RayActors = Threads()
+    """where they are: in this process, or on other hosts too"""
     latency: LogNormal | None = None
     """simulated; None: none"""
     retries: int = 2
@@ -226,6 +232,7 @@ class Reinforcement:
     def check(self, earlier: Known, mesh: Mesh) -> None:
         """Refuses what would fail, or mislead, later."""
         mesh.check_rows(self.rows // self.updates // self.accumulate)
+        self.actors.check(self.name, self.actor_on, mesh)
         check_learners(self, earlier)
         if self.teacher is not None:
             check_heard(self, self.teacher, earlier, "an earlier")
@@ -235,7 +242,8 @@ class Reinforcement:
         """Its tiny form: few updates of few groups."""
         learner = replace(self.learner, model=models[self.learner.name], features=None, routing=None)
         groups, steps = 4 * self.updates, min(self.steps, 4)
-        return replace(self, learner=learner, steps=steps, groups=groups, samples=4, accumulate=1, save_every=2)
+        here = replace(self, learner=learner, actor_on=None, actors=Threads())
+        return replace(here, steps=steps, groups=groups, samples=4, accumulate=1, save_every=2)
 
     def run(self, room: "Room") -> None:
         """Trains its learner to its last update, from wherever an earlier process left it."""

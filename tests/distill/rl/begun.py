@@ -12,6 +12,7 @@ import numpy as np
 from distill import AdamW, Experiment, Learner, Stage, Trained, WarmupCosine
 from distill.ceiling import Ceiling
 from distill.launch import run_experiment
+from distill.mesh import Mesh
 from distill.metrics import Metrics
 from distill.rl.loop import run_reinforcement
 from distill.rl.order import FirstInFirstOut
@@ -24,6 +25,7 @@ from distill.tasks.source import Questions
 from losses import Constant, Distill, NoGate
 from models.config import SCOUT_PICO, Layer, tiny
 
+ONE = Mesh()
 MODEL = replace(tiny(SCOUT_PICO), pattern=(Layer(rope=True, moe=True), Layer(rope=False, moe=False)), layers=2)
 ASKED = Small(tasks=("reverse", "sort"), levels=(0,), train=40, held_out=8)
 EVEN = Rubric(name="even", where=f"{Path(__file__).parent / 'rewards.py'}:Even")
@@ -50,17 +52,19 @@ def begin(folder: Path) -> Path:
 
 
 @contextmanager
-def opened(begun: Path, folder: Path, stage: Reinforcement) -> Iterator[Room]:
+def opened(begun: Path, folder: Path, stage: Reinforcement, mesh: Mesh = ONE) -> Iterator[Room]:
     """A room for a run of one stage, of a model that has begun."""
     given = Trained(name="begun", run=str(begun), stage="begin", learner="student")
-    experiment = Experiment(name="rl", stages=(stage,), given=(given,), corpus=Questions(ASKED))
+    experiment = Experiment(name="rl", stages=(stage,), given=(given,), corpus=Questions(ASKED), mesh=mesh)
     folder.mkdir(parents=True, exist_ok=True)
     with Metrics(folder) as metrics:
         yield Room(experiment, Run(folder), metrics, Ceiling(1.0), threading.Event(), quiet=True)
 
 
-def finish(begun: Path, folder: Path, stage: Reinforcement = STAGE) -> tuple[list[np.ndarray], list[dict]]:
+def finish(
+    begun: Path, folder: Path, stage: Reinforcement = STAGE, mesh: Mesh = ONE
+) -> tuple[list[np.ndarray], list[dict]]:
     """The weights at the end of a run, and the lines of its metrics."""
-    with opened(begun, folder, stage) as room:
+    with opened(begun, folder, stage, mesh) as room:
         state = run_reinforcement(room, stage)
         return jax.device_get(jax.tree.leaves(state.weights)), Run(folder).metrics()
