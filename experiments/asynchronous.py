@@ -32,11 +32,11 @@ LATE = LogNormal(mean=-1.2, sigma=1.0, most=4.0)
 """median 0.3 s; of 32 groups the latest takes 2.4 s in the median"""
 
 ASYNCHRONOUS = Reinforcement(
-    name="asynchronous", learner=student("asynchronous", "begun", 1e-3), steps=40, questions=FEW, latency=LATE,
+    name="asynchronous", learner=student("asynchronous", "begun", 1e-3, warmup=0.3), steps=40, questions=FEW, latency=LATE,
     order=EarliestDeadline(), max_policy_lag=2, pipeline_depth=1, save_every=40,
 )  # fmt: skip
 IN_STEP = replace(
-    ASYNCHRONOUS, name="in-step", learner=student("in-step", "begun", 1e-3),
+    ASYNCHRONOUS, name="in-step", learner=student("in-step", "begun", 1e-3, warmup=0.3),
     order=FirstInFirstOut(), max_policy_lag=0, pipeline_depth=0,
 )  # fmt: skip
 BEGIN = Stage(name="begin", learners=(student("begun", None, 6e-3),), steps=200, rows=128, length=24, save_every=200)

@@ -26,7 +26,8 @@ def at(stage: Stage | Reinforcement | Preference, rate: float) -> Stage | Reinfo
     """A stage of one learner at another peak rate, under a name that says so."""
     (learner,) = stage.learners
     name = f"{stage.name}-{rate:g}".replace(".", "_")
-    one = replace(learner, name=name, optimizer=AdamW(rate=WarmupCosine(peak=rate, warmup=0.05)))
+    warmup = 0.3 if isinstance(stage, Reinforcement) else 0.05
+    one = replace(learner, name=name, optimizer=AdamW(rate=WarmupCosine(peak=rate, warmup=warmup)))
     if isinstance(stage, Stage):
         return replace(stage, name=name, learners=(one,))
     return replace(stage, name=name, learner=one)

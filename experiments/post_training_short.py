@@ -20,7 +20,7 @@ EXPERIMENT = Experiment(
     stages=(
         lesson(student("pretrained", None, 6e-3), 200, corpus=Questions(MANY)),
         lesson(student("tuned", "pretrained", 6e-3), 100, corpus=ASKED, selection=HARD),
-        rewarded(student("rewarded", "tuned", 1e-3), 50),
+        rewarded("rewarded", "tuned", 50),
         replace(PREFER, steps=20),
     ),
     examination=Examination(questions=Questions(FEW, SYSTEMS), exam=Exam(attempts=4, slots=256), k=4),
