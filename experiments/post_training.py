@@ -71,7 +71,7 @@ def rewarded(name: str, start: str, steps: int) -> Reinforcement:
 TEACHER = Learner(name="teacher", model=LARGER, loss=LABELS, optimizer=AdamW(rate=WarmupCosine(peak=4e-3)))
 ASKED, WRONG = Questions(FEW, SYSTEMS), Questions(FEW, SYSTEMS, noisy=NOISE)
 PREFER = Preference(
-    name="preferred", learner=student("preferred", "rewarded", 3e-4), journal="rewarded", steps=40, rows=64
+    name="preferred", learner=student("preferred", "rewarded", 1e-4), journal="rewarded", steps=40, rows=64
 )
 HARD = Selection(by="pretrained", rule=DropEasiest(share=0.5), attempts=4)
 
@@ -84,8 +84,8 @@ EXPERIMENT = Experiment(
         lesson(student("tuned", "pretrained", 6e-3), 150, corpus=ASKED, selection=HARD),
         rewarded("rewarded", "tuned", 100),
         PREFER,
-        lesson(student("gold", "tuned", 6e-3), 100, 512, corpus=ASKED),
-        lesson(student("judged", "tuned", 3e-3, OWN), 100, 512, corpus=ASKED, teacher="teacher", rollout=OnPolicy()),
+        lesson(student("gold", "tuned", 1e-2), 100, 512, corpus=ASKED),
+        lesson(student("judged", "tuned", 6e-3, OWN), 100, 512, corpus=ASKED, teacher="teacher", rollout=OnPolicy()),
         lesson(student("misled", "pretrained", 6e-3), 150, corpus=WRONG),
         rewarded("misled-rewarded", "misled", 60),
         lesson(student("misled-again", "misled", 6e-3), 60, 512, corpus=WRONG),

@@ -14,9 +14,9 @@ from experiments.post_training import EXPERIMENT
 RATES = {
     "tuned": (3e-3, 6e-3, 1e-2),
     "rewarded": (5e-4, 1e-3, 2e-3),
-    "preferred": (1e-4, 3e-4, 1e-3),
-    "gold": (3e-3, 6e-3, 1e-2),
-    "judged": (1e-3, 3e-3, 6e-3),
+    "preferred": (3e-5, 1e-4, 3e-4),
+    "gold": (3e-3, 6e-3, 1e-2, 2e-2),
+    "judged": (1e-3, 3e-3, 6e-3, 1e-2),
     "misled-rewarded": (5e-4, 1e-3, 2e-3),
     "misled-again": (3e-3, 6e-3, 1e-2),
 }
