@@ -193,15 +193,22 @@ def _flat(looks: dict[str, Score]) -> dict[str, float]:
 
 
 def _check_finite(stage: Stage, metrics: Any) -> None:
-    """Stop after three updates in a row that were not finite: by then it is no accident."""
     for learner in stage.learners:
-        skipped = int(metrics[f"{learner.name}/skipped"].total)
-        if skipped >= PATIENCE:
-            raise FloatingPointError(
-                f"stage {stage.name}: the last {skipped} updates of {learner.name!r} were not finite and were not "
-                f"made; the last good checkpoint stays. Lower --stages.N.learners.M.optimizer.rate.peak, "
-                f"or look with `python -m distill.diagnose`; then start again"
-            )
+        check_finite(stage.name, learner.name, int(metrics[f"{learner.name}/skipped"].total))
+
+
+def check_finite(stage: str, learner: str, skipped: int) -> None:
+    """Stops after three updates in a row that were not finite: by then it is no accident.
+
+    Raises:
+      FloatingPointError: says of whom, and what to do.
+    """
+    if skipped >= PATIENCE:
+        raise FloatingPointError(
+            f"stage {stage}: the last {skipped} updates of {learner!r} were not finite and were not made; the last "
+            "good checkpoint stays. Lower its optimizer's rate.peak, or look with `python -m distill.diagnose`; then "
+            "start again"
+        )
 
 
 class _Clock:

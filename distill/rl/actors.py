@@ -1,6 +1,7 @@
 """Who draws: actors in threads of this process, on the learner's devices or on others."""
 
 import queue
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -20,7 +21,7 @@ class Drawing(Protocol):
     """Those who draw, together, as the learner's side sees them."""
 
     inbox: "queue.Queue[Job | None]"
-    outbox: "queue.Queue[Rollouts | Broken]"
+    outbox: "queue.Queue[Rollouts | Broken | BaseException]"
 
     @property
     def publisher(self) -> Publishing:
@@ -39,7 +40,7 @@ class Drawing(Protocol):
 
     @property
     def alive(self) -> bool:
-        """Whether all still draw."""
+        """Whether all still draw; if one does not, and was not told to stop, the outbox says why."""
         ...
 
     def start(self) -> None:
@@ -63,13 +64,13 @@ class Threads:
         except ValueError as error:
             raise ValueError(f"stage {stage!r}: the actor's mesh and the learner's overlap: {error}") from error
 
-    def team(self, part: Part, folder: Path) -> "Team":
-        """The actors, and what publishes to them; nothing is written into `folder`.
+    def team(self, part: Part, folder: Path, faults: Counter[str] | None = None) -> "Team":
+        """The actors, and what publishes to them, all of whom count `faults`; nothing is written into `folder`.
 
         Raises:
           ValueError: as of `Team`.
         """
-        return Team(part)
+        return Team(part, faults)
 
 
 class Team:
@@ -79,19 +80,21 @@ class Team:
       ValueError: there are several processes, or fewer devices than their mesh needs.
     """
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, faults: Counter[str] | None = None) -> None:
         if part.own is not None and jax.process_count() > 1:
             raise ValueError(
                 f"actors live apart within one process, and there are {jax.process_count()}; leave actor_on out"
             )
         places = [one.build() for one in ((part.home,) if part.own is None else part.own.copies())]
-        self.publisher = Publisher(*places, dtype=part.sampler.execution.dtype)
+        counted = Counter[str]() if faults is None else faults
+        self.publisher = Publisher(*places, dtype=part.sampler.execution.dtype, faults=counted)
         self.inbox: queue.Queue[Job | None] = queue.Queue()
-        self.outbox: queue.Queue[Rollouts | Broken] = queue.Queue()
+        self.outbox: queue.Queue[Rollouts | Broken | BaseException] = queue.Queue()
         most = None if len(places) == 1 else part.share(len(places))
         self._actors = [
             Actor(part.sampler, self.publisher.at(number), part.samples, part.limit, most=most,
-                  mesh=None if part.own is None else place, inbox=self.inbox, outbox=self.outbox)
+                  mesh=None if part.own is None else place, inbox=self.inbox, outbox=self.outbox,
+                  faults=counted)
             for number, place in enumerate(places)
         ]  # fmt: skip
 

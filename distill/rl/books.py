@@ -25,8 +25,15 @@ from distill.tasks.system import apply, draw
 from losses.advantage import informative
 from models.tokenizer import Tokenizer
 
-FAULTS = ("retried", "poisoned", "reward_failed", "masked")
-"""groups that are drawn once more, and that are given up; answers whose reward failed, and all that are masked"""
+FAULTS = (
+    *("retried", "poisoned", "masked"),
+    *("draws_failed", "groups_unsound", "actor_restarted", "publications_failed", "answers_failed", "graders_died"),
+)
+"""Groups that are drawn once more, and that are given up, and answers that are masked; why: draws that raised, groups
+without a finite log-probability, falls of the actor, copies of weights that were made again, answers whose reward
+failed, and processes that died of one and had it graded again"""
+TRIED, SHARE = 50, 0.2
+"""groups after which a stage of which more than this share could not be drawn stops"""
 
 
 @dataclass
@@ -60,7 +67,7 @@ class Books:
     used: list[tuple[Item, Rollouts]] = field(init=False, default_factory=list)
     """those that the last batch used up, the ones that it passed over with them, and what each was asked"""
     faults: Counter[str] = field(init=False, default_factory=lambda: Counter(dict.fromkeys(FAULTS, 0)))
-    """how often each of `FAULTS` was met"""
+    """how often each of `FAULTS` was met, by whom ever: all count here, each what no other does"""
 
     def __post_init__(self) -> None:
         self.replay = find_replay(self.stage, self.journal.folder, self.terms)
@@ -120,18 +127,27 @@ class Books:
         return [self._job(uid, self.item(uid), version) for uid, version in self.controller.out]
 
     def retry(self, broken: Broken) -> Job | None:
-        """A group that could not be drawn, to be tried once more; None: it is given up."""
+        """A group that could not be drawn, to be tried once more; None: it is given up.
+
+        Raises:
+          RuntimeError: so many were given up that it cannot be an accident.
+        """
         if broken.job.retries < self.stage.retries:
             self.faults["retried"] += 1
             return replace(broken.job, retries=broken.job.retries + 1)
         self._give_up(broken.job.uid, broken.job.version, broken.reason)
+        ends = self.controller.ends
+        if ends.total() >= TRIED and ends["poisoned"] > SHARE * ends.total():
+            raise RuntimeError(
+                f"stage {self.stage.name!r}: {ends['poisoned']} of {ends.total()} groups could not be drawn, in "
+                f"{self.stage.retries + 1} tries each; the last one: {broken.reason[-2000:]}"
+            )
         return None
 
     def judged(self, group: Rollouts) -> None:
         """A group is drawn and its answers have their rewards."""
         if self.replay is not None:
             group = self.replay.judged(group)
-        self.faults["reward_failed"] += int((group.sound & ~group.valid).sum())
         self.faults["masked"] += int((~group.valid).sum())
         teaches = not self.stage.filtered or informative(group.outcomes[None], group.valid[None])[0]
         tell = self.controller.completed if teaches else self.controller.filtered
@@ -203,7 +219,7 @@ class Books:
             )
         self.controller = Controller.restore(state["controller"], self.stage.limits, self._order)
         self.tracker = self.tracker.restore(state["tracker"])
-        self.faults = Counter(state["faults"])
+        self.faults.update(state["faults"])
         self.blocks = {int(block): indices for block, indices in state["blocks"].items()}
         out = {uid for uid, _ in self.controller.out}
         for _, record in self.journal.read():

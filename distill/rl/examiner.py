@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +26,38 @@ class Failed:
     """There is no reward, and why: the sample is masked. It is not a reward of 0."""
 
     reason: str
+    died: bool = field(default=False, compare=False)
+    """whether its process died under it: by the reward's fault, or because somebody killed it"""
 
 
 class Ward:
     """A process that outlives this one by a moment, however this one ends, and kills what was left at work."""
 
     def __init__(self) -> None:
-        self._mutex = threading.Lock()
+        self._mutex, self._groups = threading.Lock(), set[int]()
         self._process = _start(["--ward"])
 
     def note(self, sign: str, group: int) -> None:
         """ "+": a group of processes began; "-": it is gone."""
-        assert self._process.stdin
-        with self._mutex, contextlib.suppress(BrokenPipeError):  # somebody killed it: nobody watches, all goes on
-            os.write(self._process.stdin.fileno(), f"{sign}{group}\n".encode())
+        with self._mutex:
+            self._groups = self._groups | {group} if sign == "+" else self._groups - {group}
+            if self._said(f"{sign}{group}\n"):
+                return
+            self.close()  # somebody killed it: another one watches
+            self._process = _start(["--ward"])
+            self._said("".join(f"+{one}\n" for one in self._groups))
 
     def close(self) -> None:
         """Nothing is left to be watched."""
         _close(self._process)
         self._process.wait()
+
+    def _said(self, lines: str) -> bool:
+        assert self._process.stdin
+        try:
+            return os.write(self._process.stdin.fileno(), lines.encode()) >= 0
+        except BrokenPipeError:
+            return False
 
 
 class Examiner:
@@ -73,7 +86,7 @@ class Examiner:
         answer = self._ask(self._process, {"id": None}, b"", self._patience)
         if isinstance(answer, Failed):
             self.kill()
-            return Failed(f"could not start: {answer.reason}")
+            return replace(answer, reason=f"could not start: {answer.reason}")
         return None
 
     def grade(self, question: Mapping[str, Any], answer: str) -> float | Failed:
@@ -128,7 +141,7 @@ class Examiner:
             self.kill()
             return Failed(f"gave no answer in {timeout:g} seconds")
         except (EOFError, OSError):
-            return Failed(self.kill())
+            return Failed(self.kill(), died=True)
         except (KeyError, TypeError, ValueError):
             self.kill()
             return Failed("wrote into the pipe of the answers")

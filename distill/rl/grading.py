@@ -23,6 +23,8 @@ Grade = Callable[[Sequence[tuple[Item, str]]], Sequence[float]]
 class Grading:
     """Takes what the actor hands out, judges it, holds it back for as long as its latency says, and passes it on.
 
+    What ends the actor, or itself, is passed on too, for the learner to raise.
+
     Args:
       source: what was drawn.
       item: what a group was asked.
@@ -31,7 +33,7 @@ class Grading:
       latency: seconds that a group takes, counted from when it was drawn; simulated.
     """
 
-    source: "queue.Queue[Rollouts | Broken]"
+    source: "queue.Queue[Rollouts | Broken | BaseException]"
     item: Callable[[int], Item]
     grade: Grade
     tokenizer: Tokenizer
@@ -54,18 +56,18 @@ class Grading:
         try:
             while self._going:
                 for one in self._arrived(held):
-                    if isinstance(one, Broken):
+                    if not isinstance(one, Rollouts):
                         self.found.put(one)
                         continue
                     wait = 0.0 if self.latency is None else self.latency(one.uid)
                     heapq.heappush(held, (time.monotonic() + wait, one.uid, self.judge(one)))
                 while held and held[0][0] <= time.monotonic():
                     self.found.put(heapq.heappop(held)[2])
-        except Exception as error:  # a reward that fails too often stops the run: the learner raises it
+        except BaseException as error:  # a reward that fails too often, or whatever else
             error.add_note(traceback.format_exc(limit=-3))
             self.found.put(error)
 
-    def _arrived(self, held: list[tuple[float, int, Rollouts]]) -> list[Rollouts | Broken]:
+    def _arrived(self, held: list[tuple[float, int, Rollouts]]) -> list[Rollouts | Broken | BaseException]:
         """What was drawn by now; waits for some, until something that is held back is due."""
         wait = 0.05 if not held else min(0.05, max(0.0, held[0][0] - time.monotonic()))
         try:
@@ -77,10 +79,10 @@ class Grading:
         return arrived
 
     def judge(self, group: Rollouts) -> Rollouts:
-        """The group with its rewards. An answer that did not end is wrong; one that has no probability is no answer."""
+        """The group with its rewards. An answer that did not end is wrong."""
         item = self.item(group.uid)
-        asked = [sample for sample in range(len(group.lengths)) if group.stopped[sample] and group.sound[sample]]
+        asked = np.flatnonzero(group.stopped).tolist()
         answers = [(item, self.tokenizer.decode(group.completion(sample)[:-1])) for sample in asked]
-        rewards = np.where(group.sound, 0.0, np.nan).astype(np.float32)
+        rewards = np.zeros(len(group.lengths), np.float32)
         rewards[asked] = self.grade(answers)
         return replace(group, rewards=rewards, outcomes=rewards >= 1.0)

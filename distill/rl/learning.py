@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from distill.checkpoint import Checkpoints
-from distill.loop import Interrupted
+from distill.loop import Interrupted, check_finite
 from distill.rl.actor import Broken
 from distill.rl.actors import Drawing
 from distill.rl.books import Books
@@ -60,6 +60,7 @@ class Learning:
                 lags, accounts = stage.lags([one.version for one in groups], version), self.books.accounts()
                 assert max(lags, default=0) <= stage.max_policy_lag, f"{lags} steps old, {stage.max_policy_lag} allowed"
                 state, metrics = updates(state, groups, self.books.advantages(groups), version)
+                check_finite(stage.name, stage.learner.name, int(state.skipped))
                 number, tokens = version + 1, int(sum(one.lengths[one.valid].sum() for one in groups))
                 if number < stage.steps:
                     self.publisher.publish(number, state.weights)
@@ -129,8 +130,6 @@ class Learning:
                 self.actor.inbox.put(job)
 
     def _check(self, last: float) -> None:
-        if not self.actor.alive:
-            raise RuntimeError(f"stage {self.stage.name}: the actor has ended, and groups are missing; start again")
         if time.monotonic() - last > LONG:
             out = self.books.controller.out
             self.room.say(

@@ -29,7 +29,8 @@ def run_reinforcement(room: Room, stage: Reinforcement) -> State:
 
     Raises:
       Interrupted: asked to stop; a checkpoint of this very update is on disk.
-      RuntimeError: the actor is dead, or so many groups failed that it cannot be an accident.
+      RuntimeError: the actor has fallen for good, or so many groups or rewards failed that it cannot be an accident.
+      FloatingPointError: three updates in a row were not finite; the last good checkpoint stays.
     """
     seed = zlib.crc32(f"{room.experiment.seed} {stage.stream}".encode()) & 0x7FFFFFFF
     folder = room.run.checkpoints(stage.name)
@@ -41,8 +42,8 @@ def run_reinforcement(room: Room, stage: Reinforcement) -> State:
         state, start, published = _begin(room, stage, books, checkpoints)
         if start == stage.steps:
             return state
-        actor = stage.actors.team(_part(room, stage, seed), room.run.path / "actors" / stage.name)
-        rewards = stack.enter_context(Rewards([stage.reward], timeout=stage.patience))
+        actor = stage.actors.team(_part(room, stage, seed), room.run.path / "actors" / stage.name, books.faults)
+        rewards = stack.enter_context(Rewards([stage.reward], timeout=stage.patience, faults=books.faults))
         grading = Grading(actor.outbox, books.item, grades(rewards, stage.reward.name), room.experiment.tokenizer,
                           None if stage.latency is None else partial(stage.latency, seed))  # fmt: skip
         actor.start()

@@ -1,16 +1,21 @@
 """Publication: the learner's weights, copied for whoever draws with them, each version whole or not there."""
 
+import queue
 import threading
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from distill.hold import Bfloat16
 from distill.mesh import shardings
 from distill.state import Weights
+
+PATIENCE, TRIES = 60.0, 3
+"""seconds that a copy may take, and copies that are tried, before a publication has failed"""
 
 
 class Publisher:
@@ -18,29 +23,80 @@ class Publisher:
 
     A version is copied, so that the learner may give its buffers to the next step, and is there when all of it is: who
     asks for it before waits. Sharing buffers would not do: `jax.device_put` to where an array already is makes no copy,
-    and the step that donates it would take it from under the sampler.
+    and the step that donates it would take it from under the sampler. A copy that does not come, or has weights that
+    are not finite, is made again, a few times.
 
     Args:
       meshes: of those who draw; each has a copy of its own.
       dtype: that products are computed in, by who draws and who learns alike: what they read is published in it.
+      faults: counts publications_failed, copies that were made again or in vain.
     """
 
-    def __init__(self, *meshes: jax.sharding.Mesh, dtype: str = "float32") -> None:
+    def __init__(self, *meshes: jax.sharding.Mesh, dtype: str = "float32", faults: Counter[str] | None = None) -> None:
         self._meshes, self._dtype = meshes, dtype
         self._there = threading.Condition()
         self._versions: dict[int, list[Weights]] = {}
+        self.faults = Counter[str]() if faults is None else faults
 
     def publish(self, version: int, weights: Weights) -> None:
-        """Copies the weights, to all who draw, who have them when this returns."""
-        cast = _copy(weights, self._dtype)
-        own, placed = set(jax.tree.leaves(cast)[0].devices()), []
-        for mesh in self._meshes:
-            here = own == set(mesh.devices.flat)
-            placed.append(cast if here else jax.device_put(cast, shardings(mesh, jax.eval_shape(lambda: cast))))
-        jax.block_until_ready(placed)
-        with self._there:
-            self._versions[version] = placed
-            self._there.notify_all()
+        """Copies the weights, to all who draw, who have them when this returns.
+
+        Raises:
+          RuntimeError: it could not be done, and why.
+        """
+        reasons: list[str] = []
+        while len(reasons) < TRIES:
+            try:
+                placed = self._copied(weights)
+            except Exception as error:  # the way to the actors' devices may be any
+                reasons.append(f"{type(error).__name__}: {error}")
+                self.faults["publications_failed"] += 1
+                continue
+            with self._there:
+                self._versions[version] = placed
+                self._there.notify_all()
+            return
+        raise RuntimeError(
+            f"version {version} could not be published in {TRIES} tries ({'; '.join(reasons)}); look at the actor's "
+            "devices and at the weights that the stage began with, and start again: it goes on from its last checkpoint"
+        )
+
+    def copy(self, weights: Weights) -> Weights:
+        """The weights as they are published, in buffers of their own, on the devices where they were."""
+        return _copy(weights, self._dtype)
+
+    def _placed(self, weights: Weights) -> list[Weights]:
+        """A copy on each mesh, when all are there; where the weights were, it is the one that was made."""
+        copied = self.copy(weights)
+        own, shapes = set(jax.tree.leaves(copied)[0].devices()), jax.eval_shape(lambda: copied)
+        return jax.block_until_ready(
+            [
+                copied if own == set(mesh.devices.flat) else jax.device_put(copied, shardings(mesh, shapes))
+                for mesh in self._meshes
+            ]
+        )
+
+    def _copied(self, weights: Weights) -> list[Weights]:
+        """Finite copies in time; nobody waits for a thread in which they hang."""
+        done: queue.SimpleQueue[tuple[list[Weights], bool] | Exception] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                placed = self._placed(weights)
+                done.put((placed, all([bool(_finite(one)) for one in placed])))
+            except Exception as error:
+                done.put(error)
+
+        threading.Thread(target=work, name="publication", daemon=True).start()
+        try:
+            found = done.get(timeout=PATIENCE)
+        except queue.Empty:
+            raise TimeoutError(f"no copy after {PATIENCE:g} seconds") from None
+        if isinstance(found, Exception):
+            raise found
+        if not found[1]:
+            raise FloatingPointError("the copy has weights that are not finite")
+        return found[0]
 
     def at(self, place: int) -> "Place":
         """What is published, as whoever draws on the mesh of this number finds it."""
@@ -102,3 +158,9 @@ def narrowed(weights: Weights, dtype: str) -> Weights:
 @partial(jax.jit, static_argnums=1)
 def _copy(weights: Weights, dtype: str) -> PyTree:
     return jax.tree.map(jnp.copy, narrowed(weights, dtype))
+
+
+@jax.jit
+def _finite(tree: PyTree) -> Bool[Array, ""]:
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()

@@ -4,6 +4,7 @@
 (`on_disk`), Ray's object store (`ray_store`), or JAX's own transfer from devices to devices (`pulled`).
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,10 +114,13 @@ class Across:
       home: the learner's mesh.
       dtype: as for `Publisher`.
       carrier: the way.
+      faults: as for `Publisher`, of the copy here.
     """
 
-    def __init__(self, home: jax.sharding.Mesh, dtype: str, carrier: Carrier) -> None:
-        self._here, self._carrier = Publisher(home, dtype=dtype), carrier
+    def __init__(
+        self, home: jax.sharding.Mesh, dtype: str, carrier: Carrier, faults: Counter[str] | None = None
+    ) -> None:
+        self._here, self._carrier = Publisher(home, dtype=dtype, faults=faults), carrier
 
     def publish(self, version: int, weights: Weights) -> None:
         """Copies the weights, and sends them; other processes can have them when this returns."""

@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -56,26 +57,27 @@ class RayActors:
                 "others; use actors.mesh"
             )
 
-    def team(self, part: Part, folder: Path) -> "RayTeam":
-        """The workers, and what publishes to them; `folder` is the stage's own.
+    def team(self, part: Part, folder: Path, faults: Counter[str] | None = None) -> "RayTeam":
+        """The workers, and what publishes to them, all of whom count `faults`; `folder` is the stage's own.
 
         Raises:
           ValueError: Ray is not installed, or there is no cluster.
         """
-        return RayTeam(self, part, folder)
+        return RayTeam(self, part, folder, faults)
 
 
 class RayTeam:
     """Workers that take jobs from one inbox, each fed by a thread here; what a team of threads is, they are too.
 
     A job is asked for until its group has come: of a worker that died, when Ray has started another, with the version
-    it must have. The group is the same, so nothing shows but the time.
+    it must have. The group is the same, so nothing shows but the time. What ends one for good is in the outbox.
     """
 
-    def __init__(self, asked: RayActors, part: Part, folder: Path) -> None:
+    def __init__(self, asked: RayActors, part: Part, folder: Path, faults: Counter[str] | None = None) -> None:
         self.inbox: queue.Queue[Job | None] = queue.Queue()
-        self.outbox: queue.Queue[Rollouts | Broken] = queue.Queue()
+        self.outbox: queue.Queue[Rollouts | Broken | BaseException] = queue.Queue()
         self.drawn, self.restarts = 0, 0
+        self._faults = Counter[str]() if faults is None else faults
         self._idle = [Stopwatch() for _ in range(asked.workers)]
         self._asked, self._part, self._stack, self._lock = asked, part, ExitStack(), threading.Lock()
         self._ray = self._stack.enter_context(cluster(asked.cluster, max(1, round(asked.workers * asked.cpus))))
@@ -85,7 +87,7 @@ class RayTeam:
         except BaseException:
             self._stack.close()
             raise
-        self.publisher = Across(part.home.build(), form.dtype, carrier)
+        self.publisher = Across(part.home.build(), form.dtype, carrier, self._faults)
 
     def start(self) -> None:
         """Begins to draw; workers come up meanwhile."""
@@ -117,7 +119,7 @@ class RayTeam:
 
     @property
     def alive(self) -> bool:
-        """Whether all still draw, or are about to again."""
+        """Whether all still draw, or are about to again; if not, and not told to stop, the outbox says why."""
         return all(thread.is_alive() for thread in self._threads)
 
     @property
@@ -126,6 +128,12 @@ class RayTeam:
         return sum(idle.seconds for idle in self._idle) / len(self._idle)
 
     def _feed(self, worker: Any, idle: Stopwatch) -> None:
+        try:
+            self._serve(worker, idle)
+        except BaseException as error:  # a worker that does not come back, or whose actor fell: the learner ends of it
+            self.outbox.put(error)
+
+    def _serve(self, worker: Any, idle: Stopwatch) -> None:
         going = True
         while going:
             with idle:
@@ -148,9 +156,10 @@ class RayTeam:
         sources, oldest = {version: self.publisher.source(version) for version in missing}, min(self.publisher.versions)
         call = worker.draw.options(num_returns="streaming")
         for found in call.remote(list(left.values()), sources, oldest):
-            group, drawn = self._ray.get(found)
+            group, drawn, faults = self._ray.get(found)
             with self._lock:
                 self.drawn += drawn
+                self._faults.update(faults)
             del left[group.job.uid if isinstance(group, Broken) else group.uid]
             self.outbox.put(group)
 
@@ -163,7 +172,7 @@ class RayTeam:
         """Until the worker is back.
 
         Raises:
-          TimeoutError: it is not; the team is not alive after it.
+          TimeoutError: it is not; the team is not alive after it, and the learner hears of it.
         """
         until = time.monotonic() + BACK
         while time.monotonic() < until:

@@ -2,6 +2,7 @@
 
 import os
 import queue
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from distill.mesh import Mesh
@@ -64,14 +65,17 @@ class Worker:
 
     def draw(
         self, jobs: Sequence[Job], sources: Mapping[int, Source], oldest: int
-    ) -> Iterator[tuple[Rollouts | Broken, int]]:
-        """Groups as they are done, and with each the tokens that were drawn since the last.
+    ) -> Iterator[tuple[Rollouts | Broken, int, Counter[str]]]:
+        """Groups as they are done, and with each the tokens that were drawn since the last, and the faults met.
 
         Args:
           jobs: groups to draw.
           sources: of versions that it was not told of before. If that is not all that it lacks, as it is another than
             was asked, it draws nothing.
           oldest: versions before it are not asked for again.
+
+        Raises:
+          RuntimeError: its actor fell for good.
         """
         self._shelf.add(sources, oldest)
         if self._shelf.missing(job.version for job in jobs):
@@ -79,14 +83,17 @@ class Worker:
         for job in jobs:
             self._actor.inbox.put(job)
         for _ in jobs:
-            drawn = self._actor.drawn
-            yield self._next(), self._actor.drawn - drawn
+            drawn, faults = self._actor.drawn, self._actor.faults.copy()
+            yield self._next(), self._actor.drawn - drawn, self._actor.faults - faults
 
     def _next(self) -> Rollouts | Broken:
         waited = 0.0
         while True:
             try:
-                return self._actor.outbox.get(timeout=1.0)
+                found = self._actor.outbox.get(timeout=1.0)
+                if isinstance(found, BaseException):
+                    raise found
+                return found
             except queue.Empty:
                 waited += 1.0
                 if not self._actor.alive or waited > 2 * PATIENCE:

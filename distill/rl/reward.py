@@ -1,16 +1,22 @@
 """Rewards: answers are graded in processes that may hang, die or raise; what fails is masked, and never scored 0."""
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from distill.rl.examiner import Examiner, Failed, Ward
 
 TRIED, SHARE = 50, 0.2
 """calls after which a reward that fails more than this share of them stops the run"""
+DEATHS = 3
+"""times that a process dies of the same answer before it is given up: it may be that somebody killed it"""
+
+
+Said = TypeVar("Said", float, None)
 
 
 @runtime_checkable
@@ -53,20 +59,27 @@ class Tally:
 class Rewards:
     """A pool of grading processes for some rewards; `with Rewards([...]) as rewards:` ends them.
 
-    Every call has a process to itself, which is killed, with what it started, when it takes longer than `timeout`.
+    Every call has a process to itself, which is killed, with what it started, when it takes longer than `timeout`. One
+    that dies is begun anew, and what it was at is graded again.
 
     Args:
         rubrics: the rewards, each with a name of its own.
         workers: answers graded at a time.
         timeout: seconds for an answer.
         patience: seconds for a process to start, which is to import the reward.
+        faults: counts answers_failed, and graders_died, of all rewards.
 
     Raises:
         ValueError: names are not distinct, a number is not positive, or a reward cannot be loaded.
     """
 
     def __init__(
-        self, rubrics: Sequence[Rubric], workers: int = 2, timeout: float = 10.0, patience: float = 60.0
+        self,
+        rubrics: Sequence[Rubric],
+        workers: int = 2,
+        timeout: float = 10.0,
+        patience: float = 60.0,
+        faults: Counter[str] | None = None,
     ) -> None:
         names = [rubric.name for rubric in rubrics]
         if len(set(names)) < len(names):
@@ -80,12 +93,13 @@ class Rewards:
         self._all: list[Examiner] = []
         self.tallies = {name: Tally() for name in names}
         """by the name of the reward"""
+        self.faults = Counter[str]() if faults is None else faults
         self._ward = Ward()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="rewards")
         try:
             for name in names:
                 examiner = self._take(name)
-                failed = examiner.start()
+                failed = self._persist(examiner.start)
                 if failed:
                     raise ValueError(f"reward {name!r}, {self._rubrics[name].where}, {failed.reason}")
                 self._idle[name].append(examiner)
@@ -158,7 +172,7 @@ class Rewards:
     def _grade(self, name: str, question: Mapping[str, Any], answer: str) -> float | Failed:
         examiner = self._take(name)
         try:
-            graded = self._rubrics[name].judge(examiner.grade(question, answer))
+            graded = self._rubrics[name].judge(self._persist(lambda: examiner.grade(question, answer)))
         finally:
             with self._mutex:
                 self._idle[name].append(examiner)
@@ -167,7 +181,20 @@ class Rewards:
             tally.calls += 1
             if isinstance(graded, Failed):
                 tally.failed, tally.last = tally.failed + 1, graded.reason
+                self.faults["answers_failed"] += 1
         return graded
+
+    def _persist(self, attempt: Callable[[], Said | Failed]) -> Said | Failed:
+        """Tries again when a process died, in another one, as nobody knows whose fault it was."""
+        tries = 0
+        while True:
+            said, tries = attempt(), tries + 1
+            if not isinstance(said, Failed) or not said.died:
+                return said
+            with self._mutex:
+                self.faults["graders_died"] += 1
+                if self._closed or tries == DEATHS:
+                    return said
 
     def _take(self, name: str) -> Examiner:
         with self._mutex:

@@ -11,11 +11,14 @@ import numpy as np
 
 from distill import AdamW, Experiment, Learner, Stage, Trained, WarmupCosine
 from distill.ceiling import Ceiling
+from distill.checkpoint import Checkpoints
 from distill.launch import run_experiment
 from distill.mesh import Mesh
 from distill.metrics import Metrics
+from distill.rl.journal import Audit, Journal, audit
 from distill.rl.loop import run_reinforcement
 from distill.rl.order import FirstInFirstOut
+from distill.rl.record import Event
 from distill.rl.reward import Rubric
 from distill.rl.stage import LogNormal, Reinforcement
 from distill.room import Room
@@ -59,6 +62,24 @@ def opened(begun: Path, folder: Path, stage: Reinforcement, mesh: Mesh = ONE) ->
     folder.mkdir(parents=True, exist_ok=True)
     with Metrics(folder) as metrics:
         yield Room(experiment, Run(folder), metrics, Ceiling(1.0), threading.Event(), quiet=True)
+
+
+def books(folder: Path, stage: Reinforcement) -> Audit:
+    """The journal of a run that is over against its last checkpoint: what of its groups is lost, or there twice.
+
+    Raises:
+      AssertionError: groups were admitted that the checkpoint does not know, or the other way round, or twice.
+    """
+    with Checkpoints(folder / "checkpoints" / stage.name, writable=False) as checkpoints:
+        controller = checkpoints.restore({}).meta["books"]["controller"]
+    with Journal(folder / "journal" / stage.name) as journal:
+        records = [record for _, record in journal.read()]
+    admitted = [uid for record in records if record.event is Event.ADMITTED for uid in record.uids]
+    assert admitted == list(range(controller["admitted"])), f"{len(admitted)} of {controller['admitted']} groups"
+    found = audit(records, live=[uid for uid, _, _, standing in controller["groups"] if standing != "dropped"])
+    ends = {end: found.counts[end] for end in controller["ends"]}
+    assert ends == controller["ends"], f"the journal has {ends}, the checkpoint {controller['ends']}"
+    return found
 
 
 def finish(

@@ -12,15 +12,14 @@ from distill.curriculum.measure import measure
 from distill.curriculum.table import Table
 from distill.loop import Interrupted
 from distill.metrics import read
-from distill.rl.journal import Journal, audit
 from distill.rl.loop import run_reinforcement
 from distill.rl.order import EarliestDeadline, FirstInFirstOut
-from distill.rl.record import Event
 from distill.rl.reward import Rubric
+from distill.run import Run
 from distill.tasks.exam import Exam
 from distill.trained import load_weights
 from models.tokenizer import Bytes
-from tests.distill.rl.begun import ASKED, EVEN, MODEL, SLOW, STAGE, begin, finish, opened
+from tests.distill.rl.begun import ASKED, EVEN, MODEL, SLOW, STAGE, begin, books, finish, opened
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +120,7 @@ def test_a_run_that_is_over_is_not_trained_again(begun, strict):
 
 def test_no_group_is_lost_or_learned_from_twice(strict):
     folder, _, _ = strict
-    with Journal(folder / "journal" / "rl") as journal:
-        records = [record for _, record in journal.read()]
-    admitted = {uid for record in records if record.event is Event.ADMITTED for uid in record.uids}
-    ended = {uid for record in records if record.event in (Event.CONSUMED, Event.FILTERED) for uid in record.uids}
-    found = audit(records, live=admitted - ended)
+    found = books(folder, STAGE)
     assert not found.lost and not found.doubled
     assert found.counts["consumed"] == 5 * 4
 
@@ -191,6 +186,27 @@ def test_a_reward_that_always_fails_stops_the_run_and_says_which(begun, tmp_path
     broken = Rubric(name="broken", where=EVEN.where.replace("Even", "Broken"))
     with pytest.raises(RuntimeError, match=r"reward 'broken' failed \d+ of \d+ calls; the last time it .*is broken"):
         finish(begun, tmp_path, replace(STAGE, reward=broken, groups=16))
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoilt:
+    """Advantages that are no numbers, in some updates."""
+
+    updates: tuple[int, ...]
+    seen: list = dataclasses.field(default_factory=list)
+
+    def __call__(self, rewards, valid):
+        self.seen.append(len(self.seen) + 1)
+        return np.full_like(rewards, np.nan) if self.seen[-1] in self.updates else np.where(valid, rewards - 0.5, 0.0)
+
+
+def test_an_update_that_is_not_finite_is_not_made_and_three_in_a_row_stop_the_run(begun, tmp_path):
+    policy = replace(STAGE.gradient, advantage=Spoilt((2, 4, 5, 6)))
+    with pytest.raises(FloatingPointError, match=r"stage rl: the last 3 updates of 'student' were not finite"):
+        finish(begun, tmp_path, replace(STAGE, steps=9, policy=policy))
+    lines = Run(tmp_path).metrics()
+    assert [line["student/skipped"] for line in lines] == [0, 1, 0, 1, 2]
+    assert [bool(np.isfinite(line["student/loss"])) for line in lines] == [True, False, True, False, False]
 
 
 def test_difficulty_is_measured_of_a_run_and_kept_as_a_file(begun, tmp_path):

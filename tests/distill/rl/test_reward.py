@@ -112,8 +112,18 @@ def dead(pid, seconds=5.0):
     return False
 
 
+def pids_in(path, parent):
+    """The two numbers in a file that a child of the parent's writes."""
+    until = time.monotonic() + 60
+    while not path.exists() or not path.read_text().count(" "):
+        assert time.monotonic() < until and parent.poll() is None
+        time.sleep(0.02)
+    return [int(pid) for pid in path.read_text().split()]
+
+
 def children():
-    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+    """Of this process, whichever of its threads began them."""
+    return {int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
 
 
 def test_answers_are_graded_in_order_by_name_and_parameters(mine):
@@ -199,11 +209,49 @@ rewards = Rewards([Rubric(name="evil", where={mine("Evil").where!r})], timeout=1
 rewards.grade("evil", {{"pids": {str(tmp_path / "pids")!r}}}, "sleeper and hang").result()
 """
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as parent:
-        until = time.monotonic() + 60
-        while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text().count(" "):
-            assert time.monotonic() < until and parent.poll() is None
-            time.sleep(0.02)
-        pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+        pids = pids_in(tmp_path / "pids", parent)
+        parent.kill()
+    assert all(dead(pid) for pid in pids)
+
+
+def workers(what):
+    """Children of this process that grade (or, with "--ward", watch)."""
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in children()}
+    return [pid for pid, words in commands.items() if GRADER.encode() in words and what.encode() in words]
+
+
+def test_an_answer_whose_process_was_killed_is_graded_again(mine):
+    with Rewards([mine("Slow")], workers=1) as rewards:
+        for _ in range(2):
+            asked = rewards.grade("slow", {}, "")
+            time.sleep(0.1)
+            (worker,) = workers(mine("Slow").where)
+            os.kill(worker, signal.SIGKILL)
+            assert asked.result(timeout=20) == 1.0
+        os.kill(workers(mine("Slow").where)[0], signal.SIGKILL)  # at rest: noticed when it is asked
+        assert rewards.grade("slow", {}, "").result(timeout=20) == 1.0
+        assert rewards.faults == {"graders_died": 3}
+
+
+def test_an_answer_that_kills_its_process_every_time_is_given_up_and_the_next_is_graded(mine):
+    with Rewards([mine("Evil")], workers=1) as rewards:
+        assert rewards.grade_all([("evil", {}, "crash"), ("evil", {}, "fine")]) == [Failed("died of signal 6"), 0.5]
+        assert rewards.faults == {"answers_failed": 1, "graders_died": 3}
+        assert (rewards.tallies["evil"].calls, rewards.tallies["evil"].failed) == (2, 1)
+
+
+def test_a_ward_that_was_killed_is_replaced_and_watches_over_all(mine, tmp_path):
+    code = f"""
+import os, signal
+from distill.rl.reward import Rewards, Rubric
+rewards = Rewards([Rubric(name="evil", where={mine("Evil").where!r})], workers=2, timeout=1000.0)
+first = rewards.grade("evil", {{"pids": {str(tmp_path / "first")!r}}}, "sleeper and hang")
+os.kill(rewards._ward._process.pid, signal.SIGKILL)
+rewards._ward._process.wait()
+rewards.grade("evil", {{"pids": {str(tmp_path / "second")!r}}}, "sleeper and hang").result()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as parent:
+        pids = [pid for name in ("first", "second") for pid in pids_in(tmp_path / name, parent)]
         parent.kill()
     assert all(dead(pid) for pid in pids)
 
