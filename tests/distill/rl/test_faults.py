@@ -1,7 +1,9 @@
 """What goes wrong between who learns and who draws: it is counted, tried again, and ends the run only if it goes on."""
 
 import threading
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,16 +11,22 @@ import pytest
 
 from distill.mesh import Mesh
 from distill.rl import publisher as publication
+from distill.rl import ray_worker
 from distill.rl.actor import Actor, Broken, Job
+from distill.rl.actors import Threads
 from distill.rl.books import Books
 from distill.rl.journal import Journal
+from distill.rl.on_disk import OnDisk
+from distill.rl.part import Part
 from distill.rl.publisher import Publisher
+from distill.rl.publishing import Across, Form
 from distill.rl.record import Event
 from distill.rl.rollouts import Rollouts
 from distill.state import Weights
 from models.request import Completion
+from models.sampler import Sampler
 from models.tokenizer import Bytes
-from tests.distill.rl.begun import ASKED, STAGE
+from tests.distill.rl.begun import ASKED, MODEL, STAGE
 
 WEIGHTS = Weights(model={"w": jnp.ones(3)}, bias=None)
 
@@ -178,3 +186,59 @@ def test_groups_that_cannot_be_drawn_are_given_up_and_stop_the_stage_when_they_a
                     given_up += 1
         assert given_up == 49, "the fiftieth"
         assert [one.event for _, one in journal.read()].count(Event.POISONED) == 50
+
+
+class Falling(Sampler):
+    """A sampler that ends its thread, for the group 1; others get a log-probability that is not a number."""
+
+    def __call__(self, model, requests, bias):
+        for one in requests:
+            if one.prompt == 1:
+                raise SystemExit("no way")
+            tokens, logps = np.array([5], np.int32), np.array([np.nan], np.float32)
+            yield Completion(
+                prompt=one.prompt, sample=one.sample, tokens=tokens, logprobs=logps, stopped=True, routes=None
+            )
+
+
+PART = Part(model=MODEL, biased=False, sampler=Falling(slots=4), samples=2, groups=4, limit=4, home=Mesh())
+
+
+def test_a_team_of_which_one_fell_for_good_says_of_what_and_all_count_their_faults_together():
+    faults = Counter()
+    team = Threads().team(replace(PART, own=Mesh(data=2, first=1)), Path(), faults)
+    team.publisher.publish(0, WEIGHTS)
+    team.inbox.put(job(1))
+    team.start()
+    assert str(team.outbox.get(timeout=10)).startswith("the actor fell 4 times in a row")
+    team.inbox.put(job(2))
+    assert team.outbox.get(timeout=10).reason == "2 of 2 completions have log-probabilities without value"
+    assert not team.alive
+    team.stop()
+    assert faults == {"actor_restarted": 3, "groups_unsound": 1} and team.publisher.faults is faults
+
+
+def test_a_worker_tells_of_its_faults_with_each_group_and_raises_what_its_actor_fell_of(monkeypatch):
+    monkeypatch.setattr(ray_worker, "settle", lambda: None)
+    publisher = Publisher(Mesh().build())
+    publisher.publish(0, WEIGHTS)
+    worker = ray_worker.Worker(PART, Mesh())
+    ((broken, tokens, faults),) = worker.draw([job(2)], {0: publisher}, 0)
+    assert (broken.job.uid, tokens, faults) == (2, 2, {"groups_unsound": 1})
+    with pytest.raises(RuntimeError, match="the actor fell 4 times in a row"):
+        list(worker.draw([job(1)], {}, 0))
+    assert not worker.ready()
+
+
+def test_a_copy_that_is_made_again_is_counted_on_the_way_to_other_processes_too(tmp_path, monkeypatch):
+    faults, real, left = Counter(), Publisher.copy, [OSError("a cable")]
+
+    def copy(publisher, weights):
+        if left:
+            raise left.pop()
+        return real(publisher, weights)
+
+    monkeypatch.setattr(Publisher, "copy", copy)
+    form = Form(model=MODEL, biased=False, dtype="float32", mesh=Mesh())
+    Across(Mesh().build(), "float32", OnDisk().begin(form, tmp_path), faults).publish(0, WEIGHTS)
+    assert faults == {"publications_failed": 1}
