@@ -2,6 +2,7 @@
 
 import re
 
+from distill.curriculum.pacing import check_pacing
 from distill.curriculum.selection import check_selection
 from distill.features import check_features
 from distill.hold import AsItIs
@@ -33,8 +34,11 @@ def check_stage(stage: Stage, earlier: Known, mesh: Mesh) -> None:
     check_rollout(stage, None if heard is None else heard.model)
     _check_held(stage, mesh)
     _check_inside(stage, earlier)
-    _check_sight(stage, earlier)
     check_selection(stage.name, stage.selection, earlier)
+    check_pacing(stage.name, stage.pacing, earlier, stage.live and not stage.beside)
+    if stage.pacing is not None:
+        check_heard(stage, stage.pacing.by, earlier, "an earlier")
+    _check_sight(stage, earlier)
 
 
 def check_counts(stage: Staged, names: tuple[str, ...]) -> None:
@@ -153,6 +157,7 @@ def _check_inside(stage: Stage, earlier: Known) -> None:
 def _check_sight(stage: Stage, earlier: Known) -> None:
     """Who reads the same rows cuts the same tiles into as many patch tokens."""
     readers = [*stage.learners, *(earlier[name] for name in stage.teachers if name != stage.beside)]
+    readers += [] if stage.pacing is None else [earlier[stage.pacing.by]]
     first = stage.learners[0]
     for other in readers:
         if _tiles(other.model) != _tiles(first.model):

@@ -1,5 +1,6 @@
 """What a stage reads: rows of its corpus or of a store, as batches on its mesh."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ from distill import mesh as meshes
 from distill.data.batch import Batch
 from distill.data.loader import Batches, Loader
 from distill.experiment import Experiment
+from distill.ordering import ordered
 from distill.room import Room
 from distill.rows import Rows, stored_batches
 from distill.selecting import selected
@@ -23,8 +25,17 @@ def stage_loader(experiment: Experiment, stage: Staged) -> Loader:
     return stage.loader(seed, experiment.tokenizer, domains if len(domains) > 1 else ())
 
 
-def describe_order(experiment: Experiment, stage: Staged) -> str:
-    """Which rows of its corpus a stage reads, in which order."""
+def describe_order(experiment: Experiment, stage: Stage) -> str:
+    """Which rows of its corpus a stage reads, in which order.
+
+    Raises:
+      ValueError: its order follows from what was measured in its run.
+    """
+    if stage.pacing is not None:
+        raise ValueError(
+            f"stage {stage.name!r} reads in an order of its own run, by its pacing, and a store is captured without a "
+            "run; leave pacing out of the stage to capture"
+        )
     loader = stage_loader(experiment, stage)
     return f"{loader.documents or 'all'} documents, seed {loader.seed}, shuffled in windows of {loader.window}"
 
@@ -36,7 +47,11 @@ def stage_batches(room: Room, stage: Stage) -> Batches:
       ValueError: the store is not whole, too short, or of another teacher, tokenizer or corpus.
     """
     if not stage.store:
-        return stage_loader(room.experiment, stage).batches(selected(room, stage))
+        loader, source = stage_loader(room.experiment, stage), selected(room, stage)
+        if stage.pacing is None:
+            return loader.batches(source)
+        order = ordered(room, stage, loader, source, stage.pacing)
+        return replace(loader, window=stage.pacing.window).batches(source, order=order)
     experiment, rows = room.experiment, Rows(Store(Path(stage.store)))
     rows.about.check(
         tokenizer=experiment.tokenizer.fingerprint,

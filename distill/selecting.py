@@ -1,6 +1,8 @@
 """What a stage's selection leaves it: a model of the run is asked, and a table says how it did."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from distill.curriculum.filter import keep
 from distill.curriculum.measure import prompts_of, table_of
@@ -56,6 +58,11 @@ def difficulty(room: Room, stage: Staged, corpus: Questions) -> Table:
         table = Table.load(path)
         table.check(prompts, model)
         return table
+    for other in _alike(room, stage):
+        table = Table.load(other)
+        if (table.model, table.pool) == (model, prompts.fingerprint):
+            table.save(path)
+            return table
     room.say(f"{stage.name}: {asked.by} answers {len(plain)} questions, {asked.attempts} times each")
     exam = Exam(attempts=asked.attempts, tokens=asked.tokens, seed=asked.seed)
     weights = room.teacher_weights(asked.by, AsItIs(), room.experiment.mesh)
@@ -64,3 +71,13 @@ def difficulty(room: Room, stage: Staged, corpus: Questions) -> Table:
     path.parent.mkdir(exist_ok=True)
     table.save(path)
     return table
+
+
+def _alike(room: Room, stage: Staged) -> Iterator[Path]:
+    """Tables of other stages whose selection asks the same of the same model: only what it then leaves may differ."""
+    assert stage.selection is not None
+    for other in room.experiment.stages:
+        if other.selection is not None and replace(other.selection, rule=stage.selection.rule) == stage.selection:
+            path = room.run.path / "difficulty" / f"{other.name}.json"
+            if path.exists():
+                yield path

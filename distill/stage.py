@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from distill.curriculum.pacing import Pacing
 from distill.curriculum.selection import Selection
 from distill.data.loader import Change, Loader
 from distill.data.source import Source
@@ -138,6 +139,8 @@ class Stage:
     """what is read here; None: the experiment's"""
     selection: Selection | None = None
     """which questions of its corpus are learned from; None: all"""
+    pacing: Pacing | None = None
+    """in which order documents are read, by how much of its loss on each a student could lose; None: shuffled"""
     teacher: str | None = None
     """name of a learner of an earlier stage, or of a given model, frozen; or of one of this stage's own learners, which
     then teaches the others while it learns; None: hard labels only"""

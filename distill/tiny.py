@@ -7,6 +7,9 @@ from distill.given import Given, Trained
 from distill.stage import Learner, Stage, Staged
 from models.config import Config, tiny
 
+PACED = 100
+"""documents of a stage that are measured, at most"""
+
 
 def tiny_models(stages: Sequence[Staged], given: tuple[Given | Trained, ...]) -> dict[str, Config]:
     """A tiny form of every learner's model, by name.
@@ -43,12 +46,16 @@ def tiny_stage(stage: Stage, models: Mapping[str, Config]) -> Stage:
     )
     length = min(stage.length, 64, *(learner.model.max_positions for learner in learners))
     steps = min(stage.steps, 12)
+    documents = stage.documents
+    if stage.pacing is not None:  # each is measured before the first step
+        documents = min(documents or PACED, PACED)
     return replace(
         stage,
         learners=learners,
         steps=steps,
         rows=4,
         length=length,
+        documents=documents,
         accumulate=min(stage.accumulate, 2),
         log_every=2,
         save_every=4,

@@ -80,11 +80,36 @@ class Rising(Sampler):
 
     def weights(self, tracker: Tracker, progress: float) -> Float[np.ndarray, "n"]:
         """By what part of each prompt's place lies in the window."""
-        live = tracker.live()
-        first, end = places(tracker.difficulty()[live])
         left = min(max(progress, 0.0), 1.0) * (1.0 - self.width)
-        low, high = np.maximum(first / live.sum(), left), np.minimum(end / live.sum(), left + self.width)
-        return _floored(np.maximum(high - low, 0.0) / (end - first), live, self.floor)
+        return _windowed(tracker, left, self.width, self.floor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sliding(Sampler):
+    """A window over the order of difficulty that moves from one place to another, or stays, with progress.
+
+    From 0.7 to 0 of width 0.3 it is from hard to easy; from 0.5 to 0.5 of width 0.5 the harder half, always; from 0.25
+    to 0.25 of width 0.5 the middle half.
+    """
+
+    begins: float = 0.5
+    """its lower end as the stage begins, as a share of the prompts that are not in quarantine; 0 is the easiest"""
+    ends: float = 0.5
+    """its lower end as the stage ends"""
+    width: float = 0.5
+    floor: float = 0.1
+
+    def __post_init__(self):
+        _check(self, "floor", self.floor)
+        _check(self, "width", self.width)
+        for name, value in (("begins", self.begins), ("ends", self.ends)):
+            if not 0.0 <= value <= 1.0 - self.width:
+                raise ValueError(f"{self}: {name} must be 0 to {1.0 - self.width:g}, so that the window has its width")
+
+    def weights(self, tracker: Tracker, progress: float) -> Float[np.ndarray, "n"]:
+        """By what part of each prompt's place lies in the window."""
+        left = self.begins + min(max(progress, 0.0), 1.0) * (self.ends - self.begins)
+        return _windowed(tracker, left, self.width, self.floor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +215,14 @@ class Prioritised(Sampler):
         age = (tracker.now - tracker.seen)[live]
         by_rank, by_age = ranked / max(ranked.sum(), 1.0), age / max(age.sum(), 1)  # below 1 only if there is none
         return _floored((1.0 - self.staleness) * by_rank + self.staleness * by_age, live, self.floor)
+
+
+def _windowed(tracker: Tracker, left: float, width: float, floor: float) -> Float[np.ndarray, "n"]:
+    """Chances by what part of each prompt's place in the order of difficulty lies from left to left + width."""
+    live = tracker.live()
+    first, end = places(tracker.difficulty()[live])
+    low, high = np.maximum(first / live.sum(), left), np.minimum(end / live.sum(), left + width)
+    return _floored(np.maximum(high - low, 0.0) / (end - first), live, floor)
 
 
 def _floored(scores: Float[np.ndarray, "m"], live: Bool[np.ndarray, "n"], floor: float) -> Float[np.ndarray, "n"]:

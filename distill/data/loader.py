@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from distill.data.batch import Batch
-from distill.data.manifest import Document, Documents, Split
-from distill.data.question import Reader
+from distill.data.manifest import Document, Documents, Drawn, Split
+from distill.data.question import Reader, alone
 from distill.data.source import Source
 from models.tokenizer import Bytes, Tokenizer
 from models.tower import Vision
@@ -85,11 +85,31 @@ class Loader:
         if not 0 <= self.seed < 2**31:  # grain counts up from it, and must stay below 2**32
             raise ValueError(f"seed is {self.seed}; it must be 0 to 2147483647")
 
-    def batches(self, source: Source, process: int = 0, processes: int = 1) -> Batches:
+    def training(self, source: Source, processes: int = 1) -> Documents:
+        """What is trained on: all documents of the split, or those drawn by the seed.
+
+        Raises:
+          ValueError: the split is smaller than a row for each process.
+        """
+        documents = self._documents(source, "train", (self.length + 1) * processes)
+        if self.documents is None:
+            return documents
+        # Not a slice of a shuffled grain dataset: that draws others in every epoch.
+        return Drawn(documents, np.random.default_rng(self.seed).permutation(len(documents))[: self.documents])
+
+    def batches(
+        self, source: Source, process: int = 0, processes: int = 1, order: Int[np.ndarray, "n"] | None = None
+    ) -> Batches:
         """Endless training batches of `rows / processes` rows: every epoch all documents, in an order of its own.
 
         Every document goes to exactly one process in every epoch. A place in the batches belongs to one corpus, one
-        loader and one number of processes.
+        loader, one order and one number of processes.
+
+        Args:
+          source: the corpus.
+          process, processes: whose share of it.
+          order: places of `training` documents in the order in which they are read, again and again; packed rows are
+            still shuffled in windows. None: a shuffle.
 
         Raises:
           ValueError: rows cannot be shared among the processes, or the corpus is smaller than a row for each.
@@ -97,12 +117,12 @@ class Loader:
         import grain
 
         rows = self._share(process, processes)
-        documents = self._documents(source, "train", (self.length + 1) * processes)
-        if self.documents is not None:
-            # Not a slice of a shuffled grain dataset: that draws others in every epoch.
-            order = np.random.default_rng(self.seed).permutation(len(documents))
-            documents = Drawn(documents, order[: self.documents])
-        ordered = grain.MapDataset.source(documents).seed(self.seed).shuffle().repeat()[process::processes]
+        documents = self.training(source, processes)
+        if order is None:
+            endless = grain.MapDataset.source(documents).seed(self.seed).shuffle().repeat()
+        else:
+            endless = grain.MapDataset.source(Drawn(documents, order)).repeat()
+        ordered = endless[process::processes]
         if alone(documents[0]):
             shuffled = self._read(ordered.map(partial(self._row, self._reader(documents[0]))))
         else:
@@ -135,6 +155,21 @@ class Loader:
         found = [{name: np.stack([row[name] for row in some]) for name in some[0]} for some in _groups(rows, self.rows)]
         mine = slice(process * share, (process + 1) * share)
         return [self._batch({name: _padded(x, self.rows)[mine] for name, x in batch.items()}) for batch in found]
+
+    def pieces(self, document: Document) -> Iterator[dict[str, np.ndarray]]:
+        """The rows [length + 1] that hold a document and nothing else; every token after its first is a label once."""
+        if alone(document):
+            yield self._row(self._reader(document), document)
+            return
+        tokens, place = self._tokenise(document)["tokens"], np.arange(self.length + 1, dtype=np.int32)
+        for start in range(0, len(tokens) - 1, self.length):
+            piece = tokens[start : start + self.length + 1]
+            there = place < len(piece)
+            yield {
+                "tokens": np.pad(piece, (0, len(place) - len(piece))),
+                "tokens_segment_ids": there.astype(np.int32),
+                "tokens_positions": np.where(there, place, 0),
+            }
 
     def _share(self, process: int, processes: int) -> int:
         """Rows of a batch that are this process's."""
@@ -209,25 +244,6 @@ class Loader:
 
     def _batch(self, rows: dict[str, np.ndarray]) -> Batch:
         return Batch.of_rows(rows, self.tokenizer.pad)
-
-
-def alone(document: Document) -> bool:
-    """Whether such documents are rows by themselves: questions and answers, with images or without."""
-    return "images" in document or "answer" in document
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Some of the documents of a source."""
-
-    documents: Documents
-    places: Int[np.ndarray, "n"]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> Document:
-        return self.documents[int(self.places[index])]
 
 
 def _groups(rows: Iterator[dict], size: int) -> Iterator[list[dict]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -38,6 +38,20 @@ class Documents(Protocol):
     def __getitem__(self, index: int) -> Document:
         """The document at `index`."""
         ...
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Some of the documents of a source."""
+
+    documents: Documents
+    places: Int[np.ndarray, "n"]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Document:
+        return self.documents[int(self.places[index])]
 
 
 @dataclass(frozen=True)

@@ -86,3 +86,8 @@ class Reader:
             "answer": np.pad(read["answer"], (0, length - size)),
             **{name: read[name] for name in ("images",) if name in read},
         }
+
+
+def alone(document: Document) -> bool:
+    """Whether such documents are rows by themselves: questions and answers, with images or without."""
+    return "images" in document or "answer" in document

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from distill.curriculum.sampler import Hardness, Learnability, Prioritised, Rising, Sampler, Target, Uniform
+from distill.curriculum.sampler import Hardness, Learnability, Prioritised, Rising, Sampler, Sliding, Target, Uniform
 from distill.curriculum.table import Table
 from distill.curriculum.tracker import Tracker
 
@@ -18,6 +18,7 @@ SAMPLERS = (
     Learnability(),
     Learnability(temperature=0.01, floor=0.02),
     Rising(width=0.2),
+    Sliding(begins=0.8, ends=0.1, width=0.2),
     Target(width=0.01),
     Prioritised(),
     Prioritised(score=Hardness(), staleness=0.0, beta=0.02),
@@ -122,6 +123,17 @@ def test_the_window_rises_with_progress():
     assert rising.weights(known, 1.0) == pytest.approx([0.05, 0.05, 0.45, 0.45])
     assert rising.weights(known, 0.25) == pytest.approx([0.25, 0.45, 0.25, 0.05])  # from 1/8 to 5/8
     assert Rising(width=1.0).weights(known, 0.3) == pytest.approx([0.25] * 4)
+
+
+def test_a_window_slides_from_where_it_begins_to_where_it_ends():
+    known = tracker([8, 6, 4, 2], 8)  # easy to hard
+    falling = Sliding(begins=0.5, ends=0.0, width=0.5, floor=0.2)
+    assert falling.weights(known, 0.0) == pytest.approx([0.05, 0.05, 0.45, 0.45])
+    assert falling.weights(known, 1.0) == pytest.approx([0.45, 0.45, 0.05, 0.05])
+    up = Sliding(begins=0.0, ends=0.7, width=0.3).weights(known, 0.4)
+    assert up == pytest.approx(Rising(width=0.3).weights(known, 0.4))
+    with pytest.raises(ValueError, match=r"begins must be 0 to 0.5, so that the window has its width"):
+        Sliding(begins=0.6, width=0.5)
 
 
 def test_equally_hard_prompts_share_the_window():
