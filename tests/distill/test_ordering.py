@@ -22,7 +22,7 @@ from distill.tasks.source import Questions
 from models.llama4 import Execution
 from tests.distill.small import MOE, WIDE, experiment, learner, stage, teacher
 
-BYTES = replace(MOE, vocab=272)
+BYTES, LARGE = replace(MOE, vocab=272), replace(WIDE, vocab=272)
 EASY = Pacing(by="student", sampler=Rising(), window=8)
 
 
@@ -40,7 +40,7 @@ def paced(text, pacing: Pacing = EASY, **changes):
     """A teacher, a student that has begun, and a stage by a pacing."""
     settings = {"rows": 4, "save_every": 2, "log_every": 1}
     stages = (
-        stage(learner("teacher", model=replace(WIDE, vocab=272)), learner(model=BYTES), name="begin", steps=2, **settings),
+        stage(learner("teacher", model=LARGE), learner(model=BYTES), name="begin", steps=2, **settings),
         stage(learner("tuned", model=BYTES, start="student"), name="paced", teacher="teacher", steps=4, stream=1,
               pacing=pacing, **(settings | changes)),
     )  # fmt: skip
@@ -83,7 +83,7 @@ def test_a_table_of_another_model_is_refused(done, text, tmp_path):
 
 def sums(loader, source):
     """Of a model: cross-entropy and labels of every document."""
-    model = teacher(config=replace(WIDE, vocab=272)).weights
+    model = teacher(config=LARGE).weights
     documents = loader.training(source)
     return ordering.measure(((model, Execution()),), loader, documents, Mesh().build())
 
