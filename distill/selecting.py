@@ -58,7 +58,7 @@ def difficulty(room: Room, stage: Staged, corpus: Questions) -> Table:
         table = Table.load(path)
         table.check(prompts, model)
         return table
-    for other in _alike(room, stage):
+    for other in _alike(room, stage, corpus):
         table = Table.load(other)
         if (table.model, table.pool) == (model, prompts.fingerprint):
             table.save(path)
@@ -73,11 +73,12 @@ def difficulty(room: Room, stage: Staged, corpus: Questions) -> Table:
     return table
 
 
-def _alike(room: Room, stage: Staged) -> Iterator[Path]:
-    """Tables of other stages whose selection asks the same of the same model: only what it then leaves may differ."""
+def _alike(room: Room, stage: Staged, corpus: Questions) -> Iterator[Path]:
+    """Tables of stages whose selection asks the same of the same model: only what it then leaves may differ."""
     assert stage.selection is not None
     for other in room.experiment.stages:
-        if other.selection is not None and replace(other.selection, rule=stage.selection.rule) == stage.selection:
-            path = room.run.path / "difficulty" / f"{other.name}.json"
-            if path.exists():
-                yield path
+        asked, path = other.selection, room.run.path / "difficulty" / f"{other.name}.json"
+        if asked is None or room.experiment.corpus_of(other) != corpus or not path.exists():
+            continue
+        if replace(asked, rule=stage.selection.rule) == stage.selection:
+            yield path

@@ -1,18 +1,23 @@
 """One run of several kinds of stage: learn, select what is hard, learn that, be rewarded."""
 
 import json
+import shutil
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from distill import Experiment, Preference, Stage, selecting
-from distill.curriculum.filter import DropEasiest
+from distill.ceiling import Ceiling
+from distill.curriculum.filter import DropEasiest, RandomShare
 from distill.curriculum.selection import Selection
 from distill.curriculum.table import Table
 from distill.launch import contrast, run_experiment
+from distill.metrics import Metrics
 from distill.options import parse
 from distill.rl.stage import Reinforcement
+from distill.room import Room
 from distill.run import Run
 from distill.tasks.exam import Exam
 from distill.tasks.examination import Examination
@@ -95,6 +100,23 @@ def test_what_was_measured_is_read_when_the_run_goes_on(done, monkeypatch):
     (folder / "results.json").unlink()
     monkeypatch.setattr(selecting, "table_of", None)  # nobody is asked again
     assert run_experiment(experiment(), folder, quiet=True)["models"][0]["exam"] == results["models"][0]["exam"]
+
+
+def test_a_stage_whose_selection_asks_the_same_reads_what_was_measured(done, tmp_path, monkeypatch):
+    folder, _ = done
+    shutil.copytree(folder, tmp_path / "run")
+    again = replace(TUNE, name="again", selection=replace(TUNE.selection, rule=RandomShare(share=0.75)))
+    made = experiment(stages=(BASE, TUNE, again), contrasts=())
+    monkeypatch.setattr(selecting, "table_of", None)  # nobody is asked again
+    with Metrics(tmp_path / "run") as metrics:
+        room = Room(made, Run(tmp_path / "run"), metrics, Ceiling(1.0), threading.Event(), quiet=True)
+        for stage in (TUNE, again):
+            asked = made.corpus_of(stage)
+            left, table = selecting.chosen(room, stage, asked)
+            assert len(left) == 20 and table.ids == Table.load(folder / "difficulty" / "tune.json").ids
+        other = replace(again, name="other", selection=replace(again.selection, attempts=3))
+        with pytest.raises(TypeError, match="not callable"):  # it asks more
+            selecting.difficulty(room, other, asked)
 
 
 def test_glances_at_the_questions_are_lines_of_the_metrics(done):
