@@ -62,10 +62,13 @@ def reducible(
       ValueError: the table that is there is damaged, or of other documents, another model or another teacher.
     """
     path, teacher = room.run.path / "difficulty" / f"{stage.name}.json", str(stage.teacher)
-    asked = [source.manifest().sha256, str(loader.seed), str(loader.documents), str(loader.length)]
+    asked = [source.manifest().sha256, loader.seed, loader.documents, loader.length, stage.teacher_as]
     ids = tuple(str(place) for place in range(len(documents)))
     pool = Pool(
-        ids=ids, capabilities=("text",) * len(ids), levels=np.zeros(len(ids), np.int64), content=fingerprint(asked)
+        ids=ids,
+        capabilities=("text",) * len(ids),
+        levels=np.zeros(len(ids), np.int64),
+        content=fingerprint(map(str, asked)),
     )
     who = room.identity(pacing.by), room.identity(teacher)
     if path.exists():

@@ -19,7 +19,8 @@ MOMENTS = 200
 class Pacing:
     """A model's cross-entropy less the teacher's is measured of every document that may be read; chances follow.
 
-    The table is kept in the run's folder, as `difficulty/<stage>.json`. All rules take as many tokens.
+    The table is kept in the run's folder, as `difficulty/<stage>.json`. All rules take as many tokens. Of an ensemble
+    the stage's teacher is asked alone.
     """
 
     by: str
