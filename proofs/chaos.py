@@ -97,16 +97,14 @@ class Chaos:
 
     def drawing(self, sampler: Sampler, model: object, requests: object, bias: object) -> Iterator[object]:
         """Completions, of which some come as NaN, until it raises or ends its thread."""
-        asked, there, spoilt = list(requests), Counter[int](), set[int]()  # pyright: ignore
-        for one in self.draw(sampler, model, asked, bias):  # pyright: ignore
+        there, spoilt = Counter[int](), set[int]()
+        for one in self.draw(sampler, model, requests, bias):  # pyright: ignore
             uid = one.prompt
             if uid == FALLS and self.struck("falls", uid, 1.0):
                 self.done["actor fell"] += 1
                 raise SystemExit("the actor's thread ends")
             if self.struck("raises", uid, self.share):
                 self.done["draw raised"] += 1
-                whole = sum(count == STAGE.samples for count in there.values())
-                self.done["groups of these"] += len({each.prompt for each in asked}) - whole
                 raise OSError("a draw fails")
             if uid == HOPELESS or self.struck("nan", uid, self.share):
                 spoilt.add(uid)
@@ -184,11 +182,7 @@ def compare(root: Path, stage: Reinforcement, made: Chaos) -> list[tuple[str, in
     return [
         ("answers without a grade", log["raise"] + log["hang"] + deadly, made.counted["answers_failed"]),
         ("processes that a reward killed", log["die"], made.counted["graders_died"]),
-        (
-            f"groups of {made.done['draw raised']} draws that raised",
-            made.done["groups of these"],
-            made.counted["groups_failed"],
-        ),
+        ("draws that raised", made.done["draw raised"], made.counted["draws_failed"]),
         ("groups with NaN for a log-probability", made.done["group with NaN"], made.counted["groups_unsound"]),
         ("groups given up", 1, len(poisoned)),
         ("falls of the actor", made.done["actor fell"], made.counted["actor_restarted"]),
