@@ -230,8 +230,8 @@ def workers(proof: Proof, kills: int) -> float:
         proof.check(folder, found)
         folder = folder.with_name(f"{folder.name}-")
     print(
-        f"{done} kills of those who grade, {watching} of them of the one that watches: {died} deaths noticed, what "
-        f"they were at graded again, 0 answers without a grade; at most {longest:.2f} s until one was"
+        f"{done} kills of those who grade, {watching} of them of the one that watches: {died} met an answer, which was "
+        f"graded again by another, 0 answers have no grade; at most {longest:.2f} s until one was graded"
     )
     return longest
 

@@ -3,8 +3,10 @@
 import queue
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,8 @@ from distill.state import Weights
 
 PATIENCE, TRIES = 60.0, 3
 """seconds that a copy may take, and copies that are tried, before a publication has failed"""
+
+Made = TypeVar("Made")
 
 
 class Publisher:
@@ -47,7 +51,7 @@ class Publisher:
         reasons: list[str] = []
         while len(reasons) < TRIES:
             try:
-                placed = self._copied(weights)
+                placed = in_time(lambda: self._checked(weights), PATIENCE)
             except Exception as error:  # the way to the actors' devices may be any
                 reasons.append(f"{type(error).__name__}: {error}")
                 self.faults["publications_failed"] += 1
@@ -76,27 +80,11 @@ class Publisher:
             ]
         )
 
-    def _copied(self, weights: Weights) -> list[Weights]:
-        """Finite copies in time; nobody waits for a thread in which they hang."""
-        done: queue.SimpleQueue[tuple[list[Weights], bool] | Exception] = queue.SimpleQueue()
-
-        def work() -> None:
-            try:
-                placed = self._placed(weights)
-                done.put((placed, all([bool(_finite(one)) for one in placed])))
-            except Exception as error:
-                done.put(error)
-
-        threading.Thread(target=work, name="publication", daemon=True).start()
-        try:
-            found = done.get(timeout=PATIENCE)
-        except queue.Empty:
-            raise TimeoutError(f"no copy after {PATIENCE:g} seconds") from None
-        if isinstance(found, Exception):
-            raise found
-        if not found[1]:
+    def _checked(self, weights: Weights) -> list[Weights]:
+        placed = self._placed(weights)
+        if not all([bool(_finite(one)) for one in placed]):
             raise FloatingPointError("the copy has weights that are not finite")
-        return found[0]
+        return placed
 
     def at(self, place: int) -> "Place":
         """What is published, as whoever draws on the mesh of this number finds it."""
@@ -164,3 +152,28 @@ def _copy(weights: Weights, dtype: str) -> PyTree:
 def _finite(tree: PyTree) -> Bool[Array, ""]:
     floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()
+
+
+def in_time(make: Callable[[], Made], seconds: float) -> Made:
+    """What is made in a thread of its own; if it hangs there, nobody waits for it any more.
+
+    Raises:
+      TimeoutError: it is not there after so many seconds.
+      Exception: what was raised in making it.
+    """
+    done: queue.SimpleQueue[tuple[Made, None] | tuple[None, Exception]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            done.put((make(), None))
+        except Exception as error:
+            done.put((None, error))
+
+    threading.Thread(target=work, name="publication", daemon=True).start()
+    try:
+        found = done.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no copy after {seconds:g} seconds") from None
+    if found[1] is not None:
+        raise found[1]
+    return found[0]

@@ -16,9 +16,12 @@ from jaxtyping import Array
 from distill.items import named_leaves
 from distill.mesh import Mesh
 from distill.rl.actor import Source
-from distill.rl.publisher import Publisher, abstract_published
+from distill.rl.publisher import Publisher, abstract_published, in_time
 from distill.state import Weights, abstract_weights
 from models.config import Config
+
+PATIENCE = 600.0
+"""seconds that a version may take to other processes"""
 
 
 @runtime_checkable
@@ -123,9 +126,22 @@ class Across:
         self._here, self._carrier = Publisher(home, dtype=dtype, faults=faults), carrier
 
     def publish(self, version: int, weights: Weights) -> None:
-        """Copies the weights, and sends them; other processes can have them when this returns."""
+        """Copies the weights, and sends them; other processes can have them when this returns.
+
+        Raises:
+          RuntimeError: they could not be copied, and why.
+          TimeoutError: they were not sent in time. That is not tried again: it might meet the first try on its way.
+        """
         self._here.publish(version, weights)
-        self._carrier.send(version, named_leaves(self._here.get(version)))
+        named = named_leaves(self._here.get(version))
+        try:
+            in_time(lambda: self._carrier.send(version, named), PATIENCE)
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"version {version} was not sent to other processes within {PATIENCE:g} seconds, by "
+                f"{type(self._carrier).__name__}; look at the way there, and start again: it goes on from its last "
+                "checkpoint"
+            ) from error
 
     def source(self, version: int) -> Source:
         """By which another process gets a version, once."""

@@ -146,6 +146,7 @@ class RayTeam:
                     died += 1
                     with self._lock:
                         self.restarts += 1
+                        self._faults["actor_restarted"] += 1
                     if died >= self._asked.deaths:
                         self._give_up(left, f"{died} workers died while they drew it; the last one: {error}")
                     self._wait(worker)

@@ -14,7 +14,7 @@ import pytest
 
 from distill.items import named_leaves
 from distill.mesh import Mesh
-from distill.rl import pulled, ray_cluster
+from distill.rl import publishing, pulled, ray_cluster
 from distill.rl.on_disk import OnDisk
 from distill.rl.publishing import Across, Form
 from distill.rl.pulled import Pulled, PullSource
@@ -51,6 +51,16 @@ def test_weights_go_to_a_folder_in_the_dtype_that_they_are_published_in(weights,
     across = Across(Mesh().build(), "bfloat16", OnDisk().begin(form, tmp_path))
     across.publish(0, weights)
     assert across.source(0).get(0, 1.0).model.embed[...].dtype == jnp.bfloat16
+
+
+def test_a_version_that_is_not_sent_in_time_says_which_and_by_what_way(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(publishing, "PATIENCE", 0.1)
+    stuck, carrier = threading.Event(), OnDisk().begin(FORM, tmp_path)
+    monkeypatch.setattr(carrier, "send", lambda version, named: stuck.wait())
+    message = "version 3 was not sent to other processes within 0.1 seconds, by DiskCarrier; look at the way there"
+    with pytest.raises(TimeoutError, match=message):
+        Across(Mesh().build(), "float32", carrier).publish(3, weights)
+    stuck.set()
 
 
 def test_who_asks_before_a_version_is_there_waits_and_never_sees_half_of_it(weights, tmp_path, monkeypatch):
