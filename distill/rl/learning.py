@@ -99,7 +99,8 @@ class Learning:
         """The groups of an update, once they are there."""
         last = time.monotonic()
         while True:
-            self._ask(self.books.admit(version))
+            while jobs := self.books.admit(version):  # answers that were kept may make room for more
+                self._ask(jobs)
             groups = self.books.take(version)
             if groups is not None:
                 return groups

@@ -1,9 +1,11 @@
 """The loop of reinforcement learning, on a model that has hardly begun: order, bounds, restarts, faults."""
 
 import dataclasses
+import queue
 import threading
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +14,17 @@ from distill.curriculum.measure import measure
 from distill.curriculum.table import Table
 from distill.loop import Interrupted
 from distill.metrics import read
+from distill.rl.books import Books
+from distill.rl.journal import Journal
+from distill.rl.learning import Learning
 from distill.rl.loop import run_reinforcement
 from distill.rl.order import EarliestDeadline, FirstInFirstOut
 from distill.rl.reward import Rubric
+from distill.rl.rollouts import Rollouts
 from distill.run import Run
 from distill.tasks.exam import Exam
 from distill.trained import load_weights
+from models.request import Completion
 from models.tokenizer import Bytes
 from tests.distill.rl.begun import ASKED, EVEN, MODEL, SLOW, STAGE, begin, books, finish, opened
 
@@ -109,6 +116,27 @@ def test_several_updates_of_a_batch_make_it_older_and_are_bounded_around_its_sta
     again, same = finish(begun, tmp_path / "again", stage)
     assert_same(weights, again)
     assert lines == same
+
+
+def test_after_a_restart_all_are_admitted_that_may_be_before_a_batch_is_taken(tmp_path, monkeypatch):
+    def books(name):
+        journal = Journal(tmp_path / name)
+        return Books(STAGE, ASKED().select(split="train"), None, Bytes(), journal, 0)
+
+    drawn = [Completion(prompt=0, sample=n, tokens=np.array([5]), logprobs=np.array([-1.0]), stopped=True, routes=None)
+             for n in range(STAGE.samples)]  # fmt: skip
+    wrong = {"rewards": np.zeros(STAGE.samples, np.float32), "outcomes": np.zeros(STAGE.samples, bool)}
+    before, again = books("before"), books("again")
+    again.kept = {
+        job.uid: replace(Rollouts.of(job.uid, job.item, 0, job.prompt, drawn), **wrong) for job in before.admit(0)
+    }
+    learning = object.__new__(Learning)
+    learning.books, learning.actor = again, SimpleNamespace(inbox=queue.Queue())
+    monkeypatch.setattr(again, "take", lambda version: [] if again.controller.may_admit(version) == 0 else None)
+    assert learning._wait(0) == []
+    assert learning.actor.inbox.qsize() == 8, "kept ones taught nothing, and as many others are drawn"
+    before.journal.close()
+    again.journal.close()
 
 
 def test_a_run_that_is_over_is_not_trained_again(begun, strict):
