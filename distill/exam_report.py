@@ -72,7 +72,7 @@ def text_tables(results: Mapping[str, Any]) -> str:
         body = [[one.name, one.stage, *(" ".join(c.parts(one.overall)).rstrip() for c in columns)] for one in found]
         parts += [f"{align(head + body, words=2)}\n{_note(results, found)}"]
     if _contrasts(results):
-        head = [["pass@1, paired by seed", "points", "95 % interval", "below zero"]]
+        head = [["pass@1, paired by seed", "points", "95 % interval", "above zero"]]
         parts += [align(head + _contrasts(results), words=1)]
     return "\n\n".join(parts)
 
@@ -215,9 +215,9 @@ def _contrast_table(results: Mapping[str, Any]) -> str:
     return (
         f"""<h2>Questions answered, paired by seed</h2>
 <p>Mean pass@1 of the first minus that of the second, in percentage points, seed by seed. Above zero, the first is
-better; below zero: in how many seeds it is worse.</p>
+better; above zero: in how many seeds it is.</p>
 <div class="wide"><table class="narrow">
-<thead><tr><th>first − second</th><th>difference<br>points</th><th>95 % interval</th><th>below zero</th></tr></thead>
+<thead><tr><th>first − second</th><th>difference<br>points</th><th>95 % interval</th><th>above zero</th></tr></thead>
 <tbody>{body}</tbody></table></div>"""
         if body
         else ""

@@ -83,11 +83,12 @@ def score(room: Room, stage: Staged) -> list[dict[str, Any]]:
     batches = on_mesh(loader.held_out_batches(corpus, experiment.held_out), experiment.mesh.build())
     seconds = sum(line["seconds"] for line in room.run.timings() if line["stage"] == stage.name)
     lessons = {learner.name: experiment.lesson_of(learner.name) for learner in stage.learners}
+    weights = {name: room.weights(stage, name) for name in lessons}
     found: dict[str, Score] = {}
     for lesson in {each.name if each else None: each for each in lessons.values()}.values():
         voice = voice_of(room, lesson)
         heard = (voice.hear(batch) for batch in batches)
-        models = {name: room.weights(stage, name) for name, its in lessons.items() if its == lesson}
+        models = {name: weights[name] for name, its in lessons.items() if its == lesson}
         found |= evaluate(models, voice.teacher, heard, experiment.execution, loader.domains)
     rows = []
     for learner in stage.learners:
@@ -95,7 +96,7 @@ def score(room: Room, stage: Staged) -> list[dict[str, Any]]:
         row |= {field: value for field, value in asdict(found[learner.name]).items() if field != "load"}
         size = {"parameters": cost.total(learner.model), "active": cost.active(learner.model)}
         row |= size | {"tokens": stage.seen, "seconds": seconds, "expert_load": found[learner.name].load}
-        rows.append(row | room.examine(learner.name, room.weights(stage, learner.name)))
+        rows.append(row | room.examine(learner.name, weights[learner.name]))
     return rows
 
 
@@ -124,38 +125,28 @@ def compare(rows: Sequence[dict[str, Any]], first: str, second: str) -> list[dic
         return [row["cross_entropy"] for row in rows if row["stage"] == stage and row["name"] == name]
 
     names = dict.fromkeys(row["name"] for row in rows if row["stage"] == first)
-    found = {name: paired(values(first, name), values(second, name)) for name in names if values(second, name)}
-    return [
-        {
-            "name": name,
-            "first": first,
-            "second": second,
-            "difference": each.mean,
-            "interval": each.interval,
-            "wins": each.wins,
-            "n": each.n,
-        }
-        for name, each in found.items()
-    ]
+    found = {name: (values(first, name), values(second, name)) for name in names}
+    return [{"name": name, **_difference(first, second, ours, its)} for name, (ours, its) in found.items() if its]
 
 
 def contrast(rows: Sequence[dict[str, Any]], first: str, second: str) -> dict[str, Any]:
-    """Paired difference of the mean share of right answers over cells between two learners, first minus second."""
+    """Paired difference of the mean share of right answers over cells between two learners, first minus second.
+
+    Who learns in several stages is as the last one leaves it; `wins` are the seeds in which the first has more.
+    """
 
     def values(name: str) -> list[float]:
         found = {row["seed"]: row["exam"] for row in rows if row["name"] == name}
         return [statistics.fmean(cell["pass@1"] for cell in exam.values()) for exam in found.values()]
 
     ours, theirs = values(first), values(second)
+    return _difference(first, second, ours, theirs) | {"wins": paired(theirs, ours).wins}  # more is better here
+
+
+def _difference(first: str, second: str, ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
     each = paired(ours, theirs)
-    return {
-        "first": first,
-        "second": second,
-        "difference": each.mean,
-        "interval": each.interval,
-        "wins": sum(one > other for one, other in zip(ours, theirs, strict=True)),  # more is better here
-        "n": each.n,
-    }
+    facts = {"difference": each.mean, "interval": each.interval, "wins": each.wins, "n": each.n}
+    return {"first": first, "second": second, **facts}
 
 
 def check_vocabulary(experiment: Experiment) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from distill import exam_report, figures_exam, figures_rl
 from distill.figures import hues
+from distill.launch import contrast
 from distill.report import print_table, write_report
 from tests.distill.examined import marks, pace, pairs, result, update
 from tests.distill.test_report import METRICS, RESULTS, TIMINGS, run_folder
@@ -13,7 +14,7 @@ ROWS = [
     result("sft", {"sort/0": marks(0.5), "add/0": marks(0.25)}, samples=[one | {"said": "5"} for one in SAID]),
     result("rl", {"sort/0": marks(0.75), "add/0": marks(0.5)}, samples=SAID),
 ]
-DIFFERENCE = {"first": "rl", "second": "sft", "difference": 0.25, "interval": None, "wins": 0, "n": 1}
+DIFFERENCE = {"first": "rl", "second": "sft", "difference": 0.25, "interval": None, "wins": 1, "n": 1}
 AFTER = RESULTS | {"models": ROWS, "paired": [], "contrasts": [DIFFERENCE]}
 LINES = [
     *METRICS,
@@ -56,9 +57,9 @@ def test_the_stage_table_as_text():
         " cell,",
         "put together), and do not say what another seed would give.",
         "",
-        "pass@1, paired by seed  points   95 % interval  below zero",
+        "pass@1, paired by seed  points   95 % interval  above zero",
         "-" * 58,
-        "rl − sft                 +25.0  one seed: none      0 of 1",
+        "rl − sft                 +25.0  one seed: none      1 of 1",
     ]
 
 
@@ -79,6 +80,13 @@ def test_where_seeds_differ_in_number_it_says_which_intervals_are_which():
     assert "Student's t over 2–3 seeds" in exam_report.text_tables(
         {"models": [*rows, *(result("rl", {"sort/0": marks(0.5)}, seed) for seed in (1, 2))]}
     )
+
+
+def test_who_answers_more_in_every_seed_is_above_zero_in_all_of_them():
+    shares = {"tuned": 0.5, "rewarded": 0.6}
+    rows = [result(name, {"sort/0": marks(shares[name])}, seed, name=name) for seed in (0, 1) for name in shares]
+    told = exam_report.text_tables({"models": rows, "contrasts": [contrast(rows, "rewarded", "tuned")]})
+    assert "interval  above zero" in told and told.endswith("2 of 2")
 
 
 def test_a_run_that_was_not_examined_has_no_stage_table():
