@@ -11,7 +11,7 @@ from distill.preference.stage import Preference, check_journal
 from distill.rl.stage import Reinforcement
 from distill.stage import Learner, Stage, Staged
 from distill.start import check_start
-from distill.tasks.examination import Examination
+from distill.tasks.examination import Examination, check_contrasts
 from distill.tiny import tiny_models
 from models.bpe import BPE
 from models.config import Config
@@ -64,13 +64,8 @@ class Experiment:
             earlier |= {learner.name: learner for learner in stage.learners}
         if self.compare is not None and not set(self.compare) <= set(names):
             raise ValueError(f"compare={self.compare} names a stage that is not among {names}")
-        strange = {name for pair in self.contrasts for name in pair} - {*earlier}
-        strange |= {*((self.examination and self.examination.who) or ())} - {*earlier}
-        if strange or (self.contrasts and self.examination is None):
-            raise ValueError(
-                f"contrasts={self.contrasts} compare the answers of learners in an examination, and there is "
-                f"{f'no learner {sorted(strange)}' if strange else 'none'}; the learners are {sorted(earlier)}"
-            )
+        learners = [learner.name for stage in self.stages for learner in stage.learners]
+        check_contrasts(self.contrasts, self.examination, learners)
 
     def corpus_of(self, stage: Staged) -> Source:
         """What a stage reads."""

@@ -72,6 +72,29 @@ class Examination:
         return replace(self, exam=replace(self.exam, attempts=2), k=min(self.k, 2), few=min(self.few, 2))
 
 
+def check_contrasts(
+    contrasts: Sequence[tuple[str, str]], examination: Examination | None, learners: Sequence[str]
+) -> None:
+    """Refuses to compare, or to examine, learners that are not there, or to compare those that nobody examines.
+
+    Raises:
+      ValueError: as it says.
+    """
+    compared = {name for pair in contrasts for name in pair}
+    who = (*learners,) if examination is None or examination.who is None else examination.who
+    strange, unasked = sorted({*compared, *who} - {*learners}), sorted(compared - {*who})
+    hindrances = {
+        f"there is no learner {strange}": strange,
+        "there is none": compared and examination is None,
+        f"{unasked} are not among those that are asked, {[*who]}": unasked,
+    }
+    if found := [reason for reason, holds in hindrances.items() if holds]:
+        raise ValueError(
+            f"contrasts={contrasts} compare the answers of learners in an examination, and {found[0]}; the learners "
+            f"are {sorted(learners)}"
+        )
+
+
 def told(cell: Marks, k: int) -> dict[str, Any]:
     """What results.json has of a cell: n questions, pass@1 with its standard error over them, pass@k, greedy, the mean
     length of an answer in tokens, and its surprise in nats a token.

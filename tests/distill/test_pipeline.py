@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from distill import Experiment, Preference, Stage, selecting
+from distill import Experiment, Preference, Stage, Trained, selecting
 from distill.ceiling import Ceiling
 from distill.curriculum.filter import DropEasiest, RandomShare
 from distill.curriculum.selection import Selection
@@ -34,6 +34,7 @@ PREFER = Preference(
     name="prefer", learner=replace(LEARNER, name="preferred", start="rewarded"), journal="rl", steps=2, rows=4,
     length=16,
 )  # fmt: skip
+OTHER = Trained(name="other", run="runs/other", stage="base", learner="base")
 EXAMINATION = Examination(questions=Questions(ASKED), exam=Exam(attempts=2, tokens=8, slots=16), k=2, few=2)
 
 
@@ -163,6 +164,9 @@ def test_the_tiny_form_keeps_the_kinds():
         ({"stages": (BASE, TUNE, REWARD, replace(PREFER, journal="base"))}, "journal 'base' is not an earlier stage"),
         ({"contrasts": (("rewarded", "nobody"),)}, r"no learner \['nobody'\]"),
         ({"examination": None}, "and there is none"),
+        ({"examination": replace(EXAMINATION, who=("base", "rewarded"))}, r"and \['tuned'\] are not among those that"),
+        ({"examination": replace(EXAMINATION, who=("nobody",))}, r"no learner \['nobody'\]"),
+        ({"contrasts": (("rewarded", "other"),), "given": (OTHER,)}, r"no learner \['other'\]"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_at_the_door(changes, message):
