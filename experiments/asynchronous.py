@@ -6,7 +6,7 @@ that is simulated: on one machine drawing and learning share the cores and canno
 what long answers, tools and slow rewards are.
 
     python experiments/asynchronous.py --seeds 12
-    python -m experiments.asynchronous runs/asynchronous     # wall times, lags, differences
+    python -m experiments.asynchronous runs/asynchronous     # wall times and lags
     python experiments/asynchronous.py --tiny
 
 Cost and result: experiments/README.md.
@@ -20,7 +20,7 @@ from pathlib import Path
 from distill import Experiment, Reinforcement, Stage, launch, load_run
 from distill.rl.order import EarliestDeadline, FirstInFirstOut
 from distill.rl.stage import LogNormal
-from distill.statistics import paired
+from distill.statistics import over_seeds
 from distill.tasks.exam import Exam
 from distill.tasks.examination import Examination
 from distill.tasks.small import Small
@@ -53,17 +53,17 @@ EXPERIMENT = Experiment(
 
 
 def main(folder: Path) -> None:
-    """Prints wall times and their ratio, the lags, and the difference of the right answers, over the seeds of a run."""
-    folders, ratios = [folder, *sorted(folder.parent.glob(f"{folder.name}-seed*"))], []
-    for one in folders:
-        seconds = {row["name"]: row["seconds"] for row in load_run(one).results["models"]}
-        own, its = seconds["asynchronous"], seconds["in-step"]
-        ratios.append(own / its)
-        print(f"{one.name}: in step {its:.0f} s, asynchronous {own:.0f} s, {ratios[-1]:.2f}")
-    interval = paired(ratios, [0.0] * len(ratios)).interval
-    print(f"wall time, asynchronous over in step: {sum(ratios) / len(ratios):.3f} {interval or ''}")
+    """Prints wall times and their ratio, and the lags, over the seeds of a run; the report has the right answers."""
+    seconds: dict[int, dict[str, float]] = {}
+    for row in load_run(folder).results["models"]:  # of all seeds, as `launch` left them
+        seconds.setdefault(row["seed"], {})[row["name"]] = row["seconds"]
+    for seed, its in seconds.items():
+        late, in_step = its["asynchronous"], its["in-step"]
+        print(f"seed {seed}: in step {in_step:.0f} s, asynchronous {late:.0f} s, {late / in_step:.2f}")
+    found = over_seeds([its["asynchronous"] / its["in-step"] for its in seconds.values()])
+    print(f"wall time, asynchronous over in step: {found.mean:.3f} {found.interval or ''}")
     lags: Counter[str] = Counter()
-    for one in folders:
+    for one in (folder, *sorted(folder.parent.glob(f"{folder.name}-seed*"))):
         for line in load_run(one).metrics():
             if line["stage"] == "asynchronous":
                 lags.update({name: int(value) for name, value in line.items() if name.startswith("lag/")})

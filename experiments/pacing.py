@@ -29,6 +29,7 @@ from distill.launch import run_experiment
 from distill.process import settle
 from distill.statistics import paired
 from experiments.on_policy import WIDE
+from experiments.stored import sized
 from models.config import BEHEMOTH_PICO, Layer
 
 TEACHER = Learner(
@@ -66,11 +67,6 @@ def experiment(teacher: Path, seed: int) -> Experiment:
         for rule, pacing in RULES.items()
     )  # fmt: skip
     return Experiment(name="pacing", stages=(begun, *paced), given=(given,), held_out=48, glance=1, seed=seed)
-
-
-def sized(one: Experiment, tiny: bool) -> Experiment:
-    """As it is, or tiny under the same name."""
-    return replace(one.tiny(), name=one.name) if tiny else one
 
 
 def table(found: Sequence[dict[str, dict[str, Any]]]) -> Iterator[str]:
