@@ -35,6 +35,11 @@ def check_stage(stage: Stage, earlier: Known, mesh: Mesh) -> None:
     _check_held(stage, mesh)
     _check_inside(stage, earlier)
     check_selection(stage.name, stage.selection, earlier)
+    if stage.selection is not None and stage.store:
+        raise ValueError(
+            f"{where}: its rows are those of {stage.store!r}, from which selection leaves none out; leave one of "
+            "them out"
+        )
     check_pacing(stage.name, stage.pacing, earlier, stage.live and not stage.beside)
     if stage.pacing is not None:
         check_heard(stage, stage.pacing.by, earlier, "an earlier")

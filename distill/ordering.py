@@ -16,10 +16,10 @@ from distill.data.manifest import Documents, fingerprint
 from distill.data.question import alone
 from distill.data.source import Source
 from distill.hold import AsItIs
+from distill.likelihood import label_logps
 from distill.room import Room
 from distill.stage import Stage
 from distill.state import Weights
-from losses.logps import token_logps
 from models.llama4 import Execution
 
 
@@ -106,7 +106,7 @@ def measure(
     sums, labels = np.zeros((len(models), len(documents))), np.zeros(len(documents), np.int64)
     rows = ((place, row) for place in range(len(documents)) for row in loader.pieces(documents[place]))
     while some := list(islice(rows, loader.rows)):
-        batch = _batch([row for _, row in some], loader)
+        batch = loader.filled([row for _, row in some])
         places = [place for place, _ in some]
         np.add.at(labels, places, batch.mask.sum(-1)[: len(some)])
         placed = jax.device_put(batch, meshes.rows(mesh))
@@ -115,17 +115,7 @@ def measure(
     return sums, labels
 
 
-def _batch(rows: list[dict[str, np.ndarray]], loader: Loader) -> Batch:
-    """Rows as a batch, filled with padding."""
-    stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "domains"}
-    missing = loader.rows - len(rows)
-    full = {name: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for name, x in stacked.items()}
-    return Batch.of_rows(full, loader.tokenizer.pad)
-
-
 @jax.jit(static_argnames="execution")
 def _losses(weights: Weights, batch: Batch, execution: Execution) -> Float[Array, "b"]:
     """Cross-entropy of each row, summed."""
-    hidden, _ = weights.model(batch.tokens, batch.layout(), weights.bias, execution, batch.images)
-    head = weights.model.head[...].astype(hidden.dtype)
-    return -token_logps(hidden, head, batch.labels, batch.mask)[0].sum(-1)
+    return -label_logps(weights, batch, execution).sum(-1)

@@ -29,8 +29,13 @@ def describe_order(experiment: Experiment, stage: Stage) -> str:
     """Which rows of its corpus a stage reads, in which order.
 
     Raises:
-      ValueError: its order follows from what was measured in its run.
+      ValueError: its order, or its questions, follow from what was measured in its run.
     """
+    if stage.selection is not None:
+        raise ValueError(
+            f"stage {stage.name!r} reads what its selection leaves, by what its own run measured, and a store is "
+            "captured without a run; leave selection out of the stage to capture"
+        )
     if stage.pacing is not None:
         raise ValueError(
             f"stage {stage.name!r} reads in an order of its own run, by its pacing, and a store is captured without a "

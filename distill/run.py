@@ -6,7 +6,7 @@ runs/<name>/
     manifest.json       the data it was trained on; given.json: the models given to it, if any
     tokenizer/          what its tokens mean, as transformers reads it
     metrics.jsonl       what the experiment determines; timings.jsonl: what the machine does
-    checkpoints/<stage>/<step>/
+    checkpoints/<stage>/<step>/; difficulty/, journal/ and reference/ of stages that measure, draw or ask
     results.json        the figures at the end; report.html and figures/ show them
 """
 
@@ -87,8 +87,8 @@ class Run:
 
     @property
     def begun(self) -> bool:
-        """Whether anything was trained in it."""
-        return bool(self.metrics()) or any((self.path / "checkpoints").glob("*/[0-9]*"))
+        """Whether anything was trained, or measured, in it."""
+        return bool(self.metrics() or [*self.path.glob("checkpoints/*/[0-9]*"), *self.path.glob("difficulty/*.json")])
 
     def write_manifest(self, manifest: dict[str, Any], own: Mapping[str, dict[str, Any]] | None = None) -> None:
         """Writes manifest.json, with what stages read that have a corpus of their own.

@@ -37,7 +37,6 @@ class Cell:
     task: str
     level: str
     questions: int
-    attempts: int
     k: int | None
 
 
@@ -78,7 +77,6 @@ def cells_of(exams: Sequence[Mapping[str, Any]]) -> list[Cell]:
                 task=task,
                 level=level,
                 questions=int(marks.get("n", 0)),
-                attempts=int(marks.get("attempts", 1)),
                 k=marks.get("k"),
             )
     return sorted(found.values(), key=lambda cell: (cell.capability, cell.task, rank(cell.level)))

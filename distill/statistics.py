@@ -70,17 +70,17 @@ class Estimate:
     interval: tuple[float, float] | None = None
 
 
-def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+def over_seeds(values: Sequence[float]) -> Estimate:
     """The mean of one value a seed, with Student's t interval; without one where there is one seed.
 
     Raises:
         ValueError: there is no value, or one is not finite.
     """
-    found = paired(values, [0.0] * len(values), confidence)
+    found = paired(values, [0.0] * len(values))
     return Estimate(mean=found.mean, interval=found.interval)
 
 
-def over_questions(shares: Sequence[float], questions: Sequence[float | int], confidence: float = 0.95) -> Estimate:
+def over_questions(shares: Sequence[float], questions: Sequence[float | int]) -> Estimate:
     """The plain mean over cells of a share of questions, with an interval that is by questions alone, not by seeds.
 
     Wilson's interval in each cell (JASA 1927), l to u around p; together, for C cells, by the distances to their ends
@@ -98,7 +98,7 @@ def over_questions(shares: Sequence[float], questions: Sequence[float | int], co
     """
     if len(shares) != len(questions) or not shares:
         raise ValueError(f"shares and questions must be of the same cells; got {len(shares)} and {len(questions)}")
-    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    z = statistics.NormalDist().inv_cdf(0.975)
     below = above = 0.0
     for cell, (p, n) in enumerate(zip(shares, questions, strict=True)):
         if n < 1 or not 0.0 <= p <= 1.0:

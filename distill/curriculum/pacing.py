@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from distill.curriculum.filter import DropEasiest, DropSolved, DropUnsolved, Filter, RandomShare
+from distill.curriculum.filter import DropEasiest, Filter, RandomShare
 from distill.curriculum.measured import Measured
 from distill.curriculum.sampler import Learnability, Rising, Sampler, Sliding, Uniform
 from distill.curriculum.tracker import Tracker
@@ -28,7 +28,7 @@ class Pacing:
     from, or a given model. Of one that has learned nothing it would be a constant less the teacher's"""
     sampler: Uniform | Rising | Sliding | Learnability | Sampler = Rising()
     """which documents are read when; all alike are shuffled anew every epoch"""
-    keep: DropEasiest | RandomShare | DropSolved | DropUnsolved | Filter | None = None
+    keep: DropEasiest | RandomShare | Filter | None = None
     """which are read at all; None: all"""
     window: int = 64
     """packed rows that are shuffled among each other, so that a batch is not one document. The loader's 1024 are more

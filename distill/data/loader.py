@@ -152,9 +152,13 @@ class Loader:
         else:
             whole = self._packed(ordered)
         rows = islice(whole, count * self.rows)
-        found = [{name: np.stack([row[name] for row in some]) for name in some[0]} for some in _groups(rows, self.rows)]
         mine = slice(process * share, (process + 1) * share)
-        return [self._batch({name: _padded(x, self.rows)[mine] for name, x in batch.items()}) for batch in found]
+        return [self.filled(some, mine) for some in _groups(rows, self.rows)]
+
+    def filled(self, rows: list[dict[str, np.ndarray]], mine: slice = slice(None)) -> Batch:
+        """Rows as a batch, with padding behind the last, or such of its rows as are a process's."""
+        stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return self._batch({name: _padded(x, self.rows)[mine] for name, x in stacked.items()})
 
     def pieces(self, document: Document) -> Iterator[dict[str, np.ndarray]]:
         """The rows [length + 1] that hold a document and nothing else; every token after its first is a label once."""

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from distill.checkpoint import Checkpoints
-from distill.loop import PATIENCE, Interrupted, go_back
+from distill.loop import Interrupted, check_finite, go_back
 from distill.preference.pairs import Pairs, learned_from
 from distill.preference.reference import Anchors, Kept, ask
 from distill.preference.stage import Preference, order
@@ -131,20 +131,22 @@ class _Learning:
         step = jax.jit(Step((learner,), self.updates, room.experiment.execution), donate_argnums=0)
         mesh, pad = room.experiment.mesh.build(), room.experiment.tokenizer.pad
         with Progress(self.updates, stage.name, start, quiet=room.quiet) as bar:
+            began, tokens = time.monotonic(), 0
             for number in range(start + 1, self.updates + 1):
-                began = time.monotonic()
                 which = order(self.seed, number, stage.pairs, len(self.pairs))
                 rows = self.pairs.batch(which, self.anchors, pad)
                 (state,), metrics = step((state,), StoredTeacher(), put(rows, stage.accumulate, mesh))
                 # Each update is waited for: whether there is a next one is in what it says.
                 values = {name: float(tally.mean()) for name, tally in sorted(jax.device_get(metrics).items())}
                 last = number == self.updates
+                tokens += int(self.pairs.ends[which].sum())
                 if number % stage.log_every == 0 or number == 1 or last:
                     room.metrics.write(stage.name, number, kind="train", **values)
-                    tokens = int(self.pairs.ends[which].sum())
-                    room.metrics.time(stage.name, number, seconds=time.monotonic() - began, tokens=tokens)
+                    now = time.monotonic()
+                    room.metrics.time(stage.name, number, seconds=now - began, tokens=tokens)
                     bar.update(number, loss=values[f"{learner.name}/loss"], tokens=tokens)
-                self._check_finite(values)
+                    began, tokens = now, 0
+                check_finite(stage.name, learner.name, int(values[f"{learner.name}/skipped"]))
                 if math.isfinite(values[f"{learner.name}/chosen"]):
                     self.chosen = [*self.chosen, values[f"{learner.name}/chosen"]][-stage.window :]
                 if stage.fallen(self.chosen):
@@ -195,13 +197,3 @@ class _Learning:
         meta = {"pairs": self.pairs.fingerprint, "updates": updates, "chosen": self.chosen, "stopped": stopped}
         trees: Mapping[str, Any] = {self.stage.learner.name: parts(state)}
         self.checkpoints.save(step, trees, meta=meta, score=score)
-
-    def _check_finite(self, values: Mapping[str, float]) -> None:
-        """Stop after three updates in a row that were not finite: by then it is no accident."""
-        name = self.stage.learner.name
-        skipped = int(values[f"{name}/skipped"])
-        if skipped >= PATIENCE:
-            raise FloatingPointError(
-                f"stage {self.stage.name}: the last {skipped} updates of {name!r} were not finite and were not made; "
-                f"the last good checkpoint stays. Lower --stages.N.learner.optimizer.rate.peak; then start again"
-            )

@@ -15,9 +15,9 @@ from jaxtyping import Array, Float
 from distill import mesh as meshes
 from distill.curriculum.record import number, read_record, several, text, write_record
 from distill.data.batch import Batch
+from distill.likelihood import label_logps
 from distill.preference.pairs import Pairs
 from distill.state import Weights
-from losses import token_logps
 from models.llama4 import Execution
 
 KIND = "reference's log-probabilities"
@@ -96,9 +96,7 @@ def ask(weights: Weights, pairs: Pairs, rows: int, pad: int, mesh: jax.sharding.
 
     @jax.jit
     def think(weights: Weights, batch: Batch) -> Float[Array, " b"]:
-        hidden, _ = weights.model(batch.tokens, batch.layout(), weights.bias, execution)
-        head = weights.model.head[...].astype(hidden.dtype)
-        return jnp.sum(token_logps(hidden, head, batch.labels, batch.mask)[0], axis=1)
+        return jnp.sum(label_logps(weights, batch, execution), axis=1)
 
     size = rows // 2
     turns = -(-len(pairs) // size)

@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 
 from distill.data.batch import Batch
 from distill.hold import AsItIs
+from distill.likelihood import label_logps
 from distill.rl.stage import Reinforcement
 from distill.room import Room
 from distill.state import Weights
-from losses import Credit, token_logps
+from losses import Credit
 from models.llama4 import Execution
 
 
@@ -40,11 +41,4 @@ def hearing(room: Room, stage: Reinforcement) -> Callable[[Batch, Weights], Batc
 def think(weights: Weights, batch: Batch, execution: Execution, temperature: float) -> Float[Array, "a b t"]:
     """Log-probabilities of the labels of a batch [a b t], nats, micro-batch by micro-batch."""
 
-    def judge(part: Batch) -> Array:
-        model = weights.model
-        bias = part.bias(weights.bias, model.config.periods)
-        hidden, _ = model(part.tokens, part.layout(), bias, execution)
-        head = model.head[...].astype(hidden.dtype)
-        return token_logps(hidden, head, part.labels, part.mask, temperature)[0]
-
-    return jax.lax.map(judge, batch)
+    return jax.lax.map(lambda part: label_logps(weights, part, execution, temperature), batch)

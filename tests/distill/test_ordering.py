@@ -1,22 +1,27 @@
 """A paced stage of a run: what is measured, what is read, and that it goes on where it was."""
 
 import shutil
+import threading
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from distill import ordering
+from distill.ceiling import Ceiling
 from distill.curriculum.filter import DropEasiest, Filter, RandomShare
 from distill.curriculum.pacing import Pacing
 from distill.curriculum.reducible import Reducible
 from distill.curriculum.sampler import Rising, Uniform
+from distill.curriculum.selection import Selection
 from distill.data.loader import Loader
 from distill.data.source import Folder
 from distill.launch import run_experiment
 from distill.mesh import Mesh
-from distill.reading import describe_order
-from distill.run import load_run
+from distill.metrics import Metrics
+from distill.reading import describe_order, stage_loader
+from distill.room import Room
+from distill.run import Run, load_run
 from distill.tasks.small import Small
 from distill.tasks.source import Questions
 from models.llama4 import Execution
@@ -36,7 +41,7 @@ def text(tmp_path_factory):
     return Folder(str(folder))
 
 
-def paced(text, pacing: Pacing = EASY, **changes):
+def paced(text, pacing: Pacing | None = EASY, **changes):
     """A teacher, a student that has begun, and a stage by a pacing."""
     settings = {"rows": 4, "save_every": 2, "log_every": 1}
     stages = (
@@ -140,10 +145,80 @@ def test_a_filter_that_leaves_nothing_is_refused(done, text):
         ordering.arrange(table, table.tokens + 1.0, paced(text).lessons[-1], 0, replace(EASY, keep=Nothing()))
 
 
+def test_stages_of_one_stream_share_what_was_measured_and_others_do_not(done, text, tmp_path, monkeypatch):
+    run = shutil.copytree(done, tmp_path / "run")
+    monkeypatch.setattr(ordering, "measure", None)  # nobody reads again
+    made = paced(text)
+    first = made.lessons[-1]
+    alike = replace(first, name="alike", pacing=replace(EASY, sampler=Uniform()))
+    with Metrics(run) as metrics:
+        room = Room(made, Run(run), metrics, Ceiling(1.0), threading.Event(), quiet=True)
+
+        def read(stage):
+            loader = stage_loader(made, stage)
+            return ordering.reducible(room, stage, loader, loader.training(text), text, stage.pacing)
+
+        assert read(alike).losses.tolist() == read(first).losses.tolist()
+        with pytest.raises(TypeError, match="not callable"):
+            read(replace(alike, name="other", stream=2))
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Documents, and how often one was read."""
+
+    documents: object
+    reads: list
+
+    def __len__(self):
+        return len(self.documents)
+
+    def __getitem__(self, index):
+        self.reads.append(index)
+        return self.documents[index]
+
+
+def test_what_a_stage_reads_ahead_is_in_its_order_too(done, text, monkeypatch):
+    table, stage = Reducible.load(done / "difficulty" / "paced.json"), paced(text).lessons[-1]
+    order = ordering.arrange(table, table.tokens + 1.0, stage, 0, EASY)
+    watched = Watched(text.documents("train"), [])
+    monkeypatch.setattr(Folder, "documents", lambda self, split: watched)
+    batches = Loader(rows=4, length=stage.length, window=EASY.window).batches(text, order=order)
+    watched.reads.clear()
+    for _ in range(stage.steps):
+        next(batches)
+    assert 0 < len(watched.reads) <= len(order)
+
+
+def test_a_question_counts_as_a_row(tmp_path, monkeypatch):
+    asked = Questions(Small(tasks=("reverse",), levels=(0,), train=6, held_out=2))
+    count = len(asked.documents("train"))
+    table = Reducible(
+        ids=tuple(map(str, range(count))), losses=np.ones(count), tokens=np.full(count, 5), model="m", teacher="t",
+        pool="p",
+    )  # fmt: skip
+    monkeypatch.setattr(ordering, "reducible", lambda *_: table)
+    one = stage(learner(model=BYTES), name="paced", steps=4, rows=4, length=16)
+    made = experiment(stages=(one,), corpus=asked)
+    with Metrics(tmp_path) as metrics:
+        room = Room(made, Run(tmp_path), metrics, Ceiling(1.0), threading.Event(), quiet=True)
+        order = ordering.ordered(room, one, stage_loader(made, one), asked, EASY)
+    ahead = one.steps * one.rows + EASY.window + 2 * one.rows
+    assert ahead <= len(order) <= ahead + 4
+
+
 def test_a_store_is_not_captured_of_a_paced_stage(text):
     made = paced(text)
     with pytest.raises(ValueError, match="reads in an order of its own run, by its pacing"):
         describe_order(made, made.lessons[-1])
+
+
+def test_a_store_is_not_captured_of_a_stage_that_selects_nor_read_by_one(text):
+    made = paced(text, pacing=None, selection=Selection(by="student"))
+    with pytest.raises(ValueError, match="'paced' reads what its selection leaves, by what its own run measured"):
+        describe_order(made, made.lessons[-1])
+    with pytest.raises(ValueError, match="'paced': its rows are those of 'somewhere', from which selection leaves"):
+        replace(made, stages=(made.stages[0], replace(made.lessons[-1], store="somewhere")))
 
 
 @pytest.mark.parametrize(

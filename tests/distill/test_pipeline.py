@@ -16,9 +16,11 @@ from distill.curriculum.table import Table
 from distill.launch import contrast, run_experiment
 from distill.metrics import Metrics
 from distill.options import parse
+from distill.reading import stage_batches
 from distill.rl.stage import Reinforcement
 from distill.room import Room
 from distill.run import Run
+from distill.state import Weights
 from distill.tasks.exam import Exam
 from distill.tasks.examination import Examination
 from distill.tasks.source import Questions
@@ -114,10 +116,24 @@ def test_a_stage_whose_selection_asks_the_same_reads_what_was_measured(done, tmp
         for stage in (TUNE, again):
             asked = made.corpus_of(stage)
             left, table = selecting.chosen(room, stage, asked)
-            assert len(left) == 20 and table.ids == Table.load(folder / "difficulty" / "tune.json").ids
+            items = selecting.selected(room, stage).items("train")
+            assert [item.id for item in items] == [item.id for item in left] and len(left) == 20
+            assert table.ids == Table.load(folder / "difficulty" / "tune.json").ids
+        batches = stage_batches(room, TUNE)
+        read = [tuple(row) for _ in range(3) for row in next(batches).tokens.tolist()]
+        assert (len(read), len(set(read))) == (24, 20)  # an epoch, and four again
         other = replace(again, name="other", selection=replace(again.selection, attempts=3))
         with pytest.raises(TypeError, match="not callable"):  # it asks more
             selecting.difficulty(room, other, asked)
+
+
+def test_who_is_not_to_be_asked_is_not_examined(tmp_path):
+    made = experiment(examination=replace(EXAMINATION, who=("base",)), contrasts=())
+    with Metrics(tmp_path) as metrics:
+        room = Room(made, Run(tmp_path), metrics, Ceiling(1.0), threading.Event(), quiet=True)
+        assert room.examine("tuned", Weights(None, None)) == {}
+        room.glance(TUNE, 1, "tuned", Weights(None, None))
+    assert Run(tmp_path).metrics() == []
 
 
 def test_glances_at_the_questions_are_lines_of_the_metrics(done):

@@ -55,6 +55,14 @@ def test_a_run_of_an_earlier_version_goes_on_where_what_is_new_is_off(tmp_path):
         pass
 
 
+def test_what_was_measured_for_another_experiment_is_not_taken_for_this_ones(tmp_path):
+    with open_run(tmp_path, Experiment()) as run:
+        (run.path / "difficulty").mkdir()
+        write_json(run.path / "difficulty" / "tune.json", {})
+    with pytest.raises(ValueError, match=r"steps: 10 -> 20"), open_run(tmp_path, Experiment(20)):
+        pass
+
+
 def test_a_folder_in_which_nothing_was_trained_takes_a_corrected_experiment(tmp_path):
     for experiment in (Experiment(), Experiment(20, 0.2)):
         with open_run(tmp_path, experiment) as run:

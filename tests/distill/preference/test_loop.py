@@ -138,6 +138,15 @@ def test_a_reference_is_asked_once_and_another_one_anew(begun, drawn, whole, tmp
     assert asked(other) == [48] and len(list((other / "reference").iterdir())) == 2
 
 
+def test_lines_of_several_updates_have_the_tokens_of_all_of_them(begun, drawn, whole, tmp_path):
+    def tokens(folder):
+        return [line["tokens"] for line in Run(folder).timings() if "tokens" in line]
+
+    finish(begun, bring(drawn, tmp_path), replace(STAGE, log_every=3))
+    each = tokens(whole[0])
+    assert tokens(tmp_path) == [each[0], sum(each[1:3]), sum(each[3:])]
+
+
 def test_it_stops_where_the_chosen_answers_become_unlikely_and_goes_back(harmful):
     folder, weights, lines = harmful
     stopped = lines[-1]
