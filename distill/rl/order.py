@@ -105,10 +105,6 @@ class Order(Protocol):
         """The versions of the groups that may be admitted now that the actor has version `published`."""
         ...
 
-    def anew(self, group: Group, published: int) -> int:
-        """The version of a group that is drawn once more."""
-        ...
-
     def follows(self, version: int, step: int) -> bool:
         """Whether the learner may consume at `version` when `step` is due."""
         ...
@@ -143,10 +139,6 @@ class FirstInFirstOut:
     def places(self, line: Line, published: int) -> list[int]:
         """Those whose version the actor has."""
         return [version for version in line.stamps if version <= published]
-
-    def anew(self, group: Group, published: int) -> int:
-        """The one that it was settled to be of."""
-        return group.version
 
     def follows(self, version: int, step: int) -> bool:
         """No other: every version has its groups."""
@@ -195,10 +187,6 @@ class EarliestDeadline:
         limits, unpublished = line.limits, line.step - published
         room = limits.live - unpublished * limits.batch - len(line.live())
         return [published] * min(room, limits.seen - len(line.groups))
-
-    def anew(self, group: Group, published: int) -> int:
-        """The actor's newest: the weights of the old one may be gone."""
-        return published
 
     def follows(self, version: int, step: int) -> bool:
         """Any later one: a learner may make several versions of a batch."""

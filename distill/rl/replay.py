@@ -34,10 +34,6 @@ class Replay:
         versions = self.history.versions
         return versions[line.admitted : bisect_right(versions, published)]
 
-    def anew(self, group: Group, published: int) -> int:
-        """The one that it was drawn by."""
-        return group.version
-
     def follows(self, version: int, step: int) -> bool:
         """No other."""
         return version == step

@@ -85,20 +85,6 @@ class Controller:
         self.line.admitted += 1
         return places[0]
 
-    def again(self, uid: int, published: int) -> int:
-        """Lets a group be drawn anew whose worker, or whose answers, are lost; the version to draw it by.
-
-        Raises:
-          ValueError: it is not on its way or ready, or the actor has not its version yet.
-        """
-        group = self._find(uid, Standing.OUT, Standing.READY)
-        self._places(published)  # refuses a version that is not there
-        if published < group.version:
-            raise ValueError(f"group {uid} is of version {group.version}, the actor has {published}; publish it first")
-        version = self.order.anew(group, published)
-        self.line.groups[uid] = replace(group, version=version, standing=Standing.OUT)
-        return version
-
     def completed(self, uid: int) -> bool:
         """A group is drawn and graded; whether it is still wanted: False if it expired.
 
@@ -192,7 +178,7 @@ class Controller:
 
     @classmethod
     def restore(cls, state: Mapping[str, Any], limits: Limits, order: Order) -> "Controller":
-        """The controller that `state` was taken of. Who drew its groups is gone: see `out` and `again`.
+        """The controller that `state` was taken of. Who drew its groups is gone: see `out`.
 
         Raises:
           ValueError: it is of other limits or another order, or does not hold together.
@@ -236,19 +222,15 @@ class Controller:
             )
         return self.order.places(self.line, published)
 
-    def _find(self, uid: int, *standings: Standing) -> Group:
-        group = self.line.groups.get(uid)
-        if group is None or group.standing not in standings:
-            found = "not in the line" if group is None else group.standing.value
-            wanted = " or ".join(standing.value for standing in standings)
-            raise ValueError(f"group {uid} is {found}, it must be {wanted}; every group comes to one end, once")
-        return group
-
     def _end(self, uid: int, standing: Standing, end: str | None = None) -> bool:
         if uid in self.aborted:
             self.aborted.remove(uid)
             return False
-        self.line.groups[uid] = replace(self._find(uid, Standing.OUT), standing=standing)
+        group = self.line.groups.get(uid)
+        if group is None or group.standing is not Standing.OUT:
+            found = "not in the line" if group is None else group.standing.value
+            raise ValueError(f"group {uid} is {found}, it must be out; every group comes to one end, once")
+        self.line.groups[uid] = replace(group, standing=standing)
         self.ends.update([end] if end else [])
         self._settle()
         return True

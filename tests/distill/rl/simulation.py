@@ -118,7 +118,7 @@ class World:
         self.kept = self.checkpoint()
 
     def fall(self) -> None:
-        """Everything dies; the checkpoint is restored and what was on its way is drawn anew."""
+        """Everything dies; the checkpoint is restored and what was on its way is drawn anew, by the versions that drew it."""
         self.crashes += 1
         (kept, versions, ends) = self.kept
         state, self.version, batches = json.loads(kept)
@@ -128,8 +128,6 @@ class World:
         assert self.controller.state() == state
         self.published, self.heap, self.free, self.idle = self.version, [], self.workers, True
         self.waiting = [uid for uid, _ in self.controller.out]
-        for uid in self.waiting:
-            self.versions[uid] = self.controller.again(uid, self.published)
 
 
 @dataclass(frozen=True)
@@ -144,9 +142,6 @@ class ReadyFirst:
     def places(self, line: Line, published: int) -> list[int]:
         dropped = sum(group.standing is Standing.DROPPED for group in line.groups.values())
         return [published] * max(0, (self.k + line.step + 1) * line.limits.batch - line.admitted + dropped)
-
-    def anew(self, group: Group, published: int) -> int:
-        return published
 
     def follows(self, version: int, step: int) -> bool:
         return version == step

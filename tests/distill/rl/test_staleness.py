@@ -168,15 +168,14 @@ def test_a_jump_of_the_version_expires_what_cannot_be_in_time_the_newest_first()
     one.check()
 
 
-def test_a_group_drawn_anew_is_of_the_newest_version_by_deadline_and_of_its_own_in_order():
-    for order, version in ((EDF, 1), (FIFO, 0)):
+def test_after_a_restart_groups_that_were_on_their_way_are_of_the_version_that_drew_them():
+    for order in (EDF, FIFO):
         one = controller(order)
         admit(one, 4, published=0)
         one.completed(0), one.completed(1)
         one.take(0)
-        assert one.out == [(2, 0), (3, 0)]
-        assert one.again(2, published=1) == version
-        assert one.out == [(2, version), (3, 0)]
+        again = Controller.restore(one.state(), one.limits, order)
+        assert again.out == one.out == [(2, 0), (3, 0)] and again.oldest == 0
 
 
 def test_an_account_that_does_not_balance_is_an_error_with_its_numbers():
@@ -214,15 +213,12 @@ def test_what_a_caller_does_wrong_is_refused():
     one.completed(0)
     with pytest.raises(ValueError, match="group 0 is ready, it must be out; every group comes to one end"):
         one.filtered(0)
-    with pytest.raises(ValueError, match="group 9 is not in the line, it must be out or ready"):
-        one.again(9, published=0)
+    with pytest.raises(ValueError, match="group 9 is not in the line, it must be out; every group comes to one end"):
+        one.completed(9)
     with pytest.raises(ValueError, match=r"step 0 is due, not a batch for version 1; call expire\(1\)"):
         one.take(1)
     one.completed(1)
     one.take(0)
-    admit(one, 1, published=1)
-    with pytest.raises(ValueError, match="group 4 is of version 1, the actor has 0; publish it first"):
-        one.again(4, published=0)
     with pytest.raises(ValueError, match="the learner is at version 0, and step 1 is due by EarliestDeadline"):
         one.expire(0)
     with pytest.raises(ValueError, match="the learner is at version 2, and step 0 is due by FirstInFirstOut"):
