@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -40,27 +40,12 @@ from distill.rl.stage import Reinforcement
 from distill.run import Run
 from distill.state import State
 from models.sampler import Sampler
-from tests.distill.rl.begun import EVEN, STAGE, begin, books, finish
+from tests.distill.rl.begun import EVEN, STAGE, Spoilt, begin, books, finish
 
 HOPELESS, FALLS = 13, 21
 """uids of the group that never has a log-probability, and of the one at which the actor falls once"""
 HUNG, CUT, DAMAGED, SPOILT = 3, 6, 9, 12
 """publications that hang, raise and are damaged, by number; and the update that is not finite"""
-
-
-@dataclass(frozen=True)
-class Spoilt:
-    """Centred rewards; in some updates they are not numbers."""
-
-    updates: tuple[int, ...]
-    seen: list[int] = field(default_factory=list)
-
-    def __call__(self, rewards: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """Advantages [g n]."""
-        self.seen.append(len(self.seen) + 1)
-        known = np.where(valid, rewards, 0.0)
-        centred = known - known.sum(1, keepdims=True) / np.maximum(valid.sum(1, keepdims=True), 1)
-        return np.where(valid, np.nan if self.seen[-1] in self.updates else centred, 0.0)
 
 
 def asked(root: Path, name: str, **shares: float) -> Reinforcement:

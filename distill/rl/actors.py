@@ -38,11 +38,6 @@ class Drawing(Protocol):
         """Seconds that each of them waited for jobs and for weights, on average."""
         ...
 
-    @property
-    def alive(self) -> bool:
-        """Whether all still draw; if one does not, and was not told to stop, the outbox says why."""
-        ...
-
     def start(self) -> None:
         """Begins to draw."""
         ...
@@ -109,11 +104,6 @@ class Team:
             self.inbox.put(None)
         for actor in self._actors:
             actor.join()
-
-    @property
-    def alive(self) -> bool:
-        """Whether all still draw."""
-        return all(actor.alive for actor in self._actors)
 
     @property
     def drawn(self) -> int:

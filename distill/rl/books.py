@@ -221,12 +221,15 @@ class Books:
         self.tracker = self.tracker.restore(state["tracker"])
         self.faults.update(state["faults"])
         self.blocks = {int(block): indices for block, indices in state["blocks"].items()}
-        out = {uid for uid, _ in self.controller.out}
+        line, out = self.controller.line, {uid for uid, _ in self.controller.out}
         for _, record in self.journal.read():
             if record.event is Event.COMPLETED:
                 group = Rollouts.from_record(record)
-                live = group.uid in self.controller.line.groups and group.uid not in out
-                (self.groups if live else self.kept)[group.uid] = group
+                due = group.uid in out or group.uid >= line.admitted
+                if due and group.version <= line.step:  # the weights of a later one are gone, and may come otherwise
+                    self.kept[group.uid] = group
+                elif not due and group.uid in line.groups:
+                    self.groups[group.uid] = group
         self.journal.truncate(state["journal"])
 
     @property

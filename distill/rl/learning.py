@@ -15,7 +15,6 @@ from distill.rl.actors import Drawing
 from distill.rl.books import Books
 from distill.rl.grading import Grading
 from distill.rl.lines import Pace, check_mismatch, describe
-from distill.rl.publishing import Publishing
 from distill.rl.rollouts import Rollouts
 from distill.rl.stage import Reinforcement
 from distill.rl.updates import Updates
@@ -25,7 +24,7 @@ from distill.state import State, parts
 from distill.step import Metrics
 
 LONG = 60.0
-"""seconds without anything drawn after which the learner says what it waits for"""
+"""seconds without anything drawn after which the learner says what it waits for, and as often again"""
 
 
 @dataclass
@@ -36,21 +35,21 @@ class Learning:
       room, stage: what is trained, and where.
       books: say what to draw and what to learn from.
       checkpoints: where it is saved.
-      publisher, actor, grading: who is given its weights, who draws with them, who judges.
+      actor, grading: who draws, and is given its weights; who judges.
     """
 
     room: Room
     stage: Reinforcement
     books: Books
     checkpoints: Checkpoints
-    publisher: Publishing
     actor: Drawing
     grading: Grading
 
     def run(self, state: State, start: int) -> State:
         """The updates."""
         stage, updates, pace = self.stage, Updates(self.room, self.stage), Pace(self.actor)
-        self.publisher.publish(start, state.weights)
+        publisher = self.actor.publisher
+        publisher.publish(start, state.weights)
         for job in self.books.again():
             self._ask([job])
         with View(stage.steps, stage.name, start, quiet=self.room.quiet) as view:
@@ -63,8 +62,8 @@ class Learning:
                 check_finite(stage.name, stage.learner.name, int(state.skipped))
                 number, tokens = version + 1, int(sum(one.lengths[one.valid].sum() for one in groups))
                 if number < stage.steps:
-                    self.publisher.publish(number, state.weights)
-                    self.publisher.forget(self.books.controller.oldest)
+                    publisher.publish(number, state.weights)
+                    publisher.forget(self.books.controller.oldest)
                 pace.learned(tokens)
                 if number % stage.log_every == 0 or number in (1, stage.steps):
                     said = describe(lags, self.books.used, stage.max_policy_lag) | accounts
@@ -97,7 +96,7 @@ class Learning:
 
     def _wait(self, version: int) -> list[Rollouts]:
         """The groups of an update, once they are there."""
-        last = time.monotonic()
+        last = told = time.monotonic()
         while True:
             while jobs := self.books.admit(version):  # answers that were kept may make room for more
                 self._ask(jobs)
@@ -106,9 +105,11 @@ class Learning:
                 return groups
             try:
                 one = self.grading.found.get(timeout=1.0)
-                last = time.monotonic()
+                last = told = time.monotonic()
             except queue.Empty:
-                self._check(last)
+                if time.monotonic() - told > LONG:
+                    told = time.monotonic()
+                    self._tell(told - last)
                 continue
             self._hear(one)
 
@@ -130,18 +131,17 @@ class Learning:
             else:
                 self.actor.inbox.put(job)
 
-    def _check(self, last: float) -> None:
-        if time.monotonic() - last > LONG:
-            out = self.books.controller.out
-            self.room.say(
-                f"{self.stage.name}: nothing was drawn for {time.monotonic() - last:.0f} s; {len(out)} groups are on "
-                f"their way, the oldest {out[:1]}, {self.actor.inbox.qsize()} wait for the actor"
-            )
+    def _tell(self, seconds: float) -> None:
+        out = self.books.controller.out
+        self.room.say(
+            f"{self.stage.name}: nothing was drawn for {seconds:.0f} s; {len(out)} groups are on their way, the oldest "
+            f"{out[:1]}, {self.actor.inbox.qsize()} wait for the actor"
+        )
 
     def _save(self, number: int, state: State) -> None:
         name = self.stage.learner.name
         self.room.metrics.flush()
-        versions = {v: w for v, w in self.publisher.versions.items() if v < number}
+        versions = {v: w for v, w in self.actor.publisher.versions.items() if v < number}
         trees: dict[str, Mapping[str, Any]] = {name: parts(state)}
         trees |= {f"{name}-{version}": {"weights": weights} for version, weights in versions.items()}
         meta = {"books": self.books.state(), "versions": sorted(versions)}

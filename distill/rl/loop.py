@@ -42,8 +42,8 @@ def run_reinforcement(room: Room, stage: Reinforcement) -> State:
         state, start, published = _begin(room, stage, books, checkpoints)
         if start == stage.steps:
             return state
-        actor = stage.actors.team(_part(room, stage, seed), room.run.path / "actors" / stage.name, books.faults)
         rewards = stack.enter_context(Rewards([stage.reward], timeout=stage.patience, faults=books.faults))
+        actor = stage.actors.team(_part(room, stage, seed), room.run.path / "actors" / stage.name, books.faults)
         grading = Grading(actor.outbox, books.item, grades(rewards, stage.reward.name), room.experiment.tokenizer,
                           None if stage.latency is None else partial(stage.latency, seed))  # fmt: skip
         actor.start()
@@ -52,7 +52,7 @@ def run_reinforcement(room: Room, stage: Reinforcement) -> State:
             actor.publisher.publish(version, weights)
         grading.start()
         stack.callback(grading.stop)
-        return Learning(room, stage, books, checkpoints, actor.publisher, actor, grading).run(state, start)
+        return Learning(room, stage, books, checkpoints, actor, grading).run(state, start)
 
 
 def grades(rewards: Rewards, name: str) -> Grade:

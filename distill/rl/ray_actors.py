@@ -76,7 +76,7 @@ class RayTeam:
     def __init__(self, asked: RayActors, part: Part, folder: Path, faults: Counter[str] | None = None) -> None:
         self.inbox: queue.Queue[Job | None] = queue.Queue()
         self.outbox: queue.Queue[Rollouts | Broken | BaseException] = queue.Queue()
-        self.drawn, self.restarts = 0, 0
+        self.drawn = 0
         self._faults = Counter[str]() if faults is None else faults
         self._idle = [Stopwatch() for _ in range(asked.workers)]
         self._asked, self._part, self._stack, self._lock = asked, part, ExitStack(), threading.Lock()
@@ -118,11 +118,6 @@ class RayTeam:
         self._stack.close()
 
     @property
-    def alive(self) -> bool:
-        """Whether all still draw, or are about to again; if not, and not told to stop, the outbox says why."""
-        return all(thread.is_alive() for thread in self._threads)
-
-    @property
     def waited(self) -> float:
         """Seconds that each of them waited for jobs, on average; coming up, and getting weights, count as work."""
         return sum(idle.seconds for idle in self._idle) / len(self._idle)
@@ -145,7 +140,6 @@ class RayTeam:
                 except self._ray.exceptions.RayActorError as error:
                     died += 1
                     with self._lock:
-                        self.restarts += 1
                         self._faults["actor_restarted"] += 1
                     if died >= self._asked.deaths:
                         self._give_up(left, f"{died} workers died while they drew it; the last one: {error}")
@@ -173,13 +167,13 @@ class RayTeam:
         """Until the worker is back.
 
         Raises:
-          TimeoutError: it is not; the team is not alive after it, and the learner hears of it.
+          TimeoutError: it is not; nobody feeds it after that, and the learner hears of it.
         """
         until = time.monotonic() + BACK
         while time.monotonic() < until:
             try:
                 self._ray.get(worker.ready.remote(), timeout=BACK)
                 return
-            except self._ray.exceptions.RayActorError:
+            except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError):
                 time.sleep(0.2)
         raise TimeoutError(f"a worker that died was not back within {BACK:.0f} s; are there hosts left?")

@@ -82,9 +82,14 @@ class Worker:
             return
         for job in jobs:
             self._actor.inbox.put(job)
+        before = self._counts()
         for _ in jobs:
-            drawn, faults = self._actor.drawn, self._actor.faults.copy()
-            yield self._next(), self._actor.drawn - drawn, self._actor.faults - faults
+            found, now = self._next(), self._counts()
+            yield found, now[0] - before[0], now[1] - before[1]
+            before = now  # it draws on while nobody asks: what that counts is told with the next one
+
+    def _counts(self) -> tuple[int, Counter[str]]:
+        return self._actor.drawn, self._actor.faults.copy()
 
     def _next(self) -> Rollouts | Broken:
         waited = 0.0

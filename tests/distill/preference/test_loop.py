@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import threading
 from dataclasses import dataclass, replace
 
 import jax
@@ -19,6 +18,7 @@ from distill.run import Run
 from distill.state import abstract, parts
 from losses import DPO
 from tests.distill.preference.preferred import STAGE, begin, bring, draw, finish, opened
+from tests.distill.rl.begun import AtLook
 
 
 def rate(stage, peak):
@@ -69,19 +69,6 @@ def assert_same(one, other):
         np.testing.assert_array_equal(mine, its)
 
 
-def stop_after(number):
-    """An event that is set when it is looked at so many times."""
-
-    class Asked(threading.Event):
-        looks = 0
-
-        def is_set(self):
-            self.looks += 1
-            return self.looks == number
-
-    return Asked()
-
-
 def saved(folder, stage=STAGE, step=None):
     """Weights, meta and step of a checkpoint."""
     learner = stage.learners[0]
@@ -105,7 +92,7 @@ def test_it_begins_as_its_reference_and_comes_to_prefer_what_is_right(whole):
 def test_a_run_that_was_stopped_between_two_checkpoints_goes_on_bit_for_bit(begun, drawn, whole, tmp_path):
     folder = bring(drawn, tmp_path / "run")
     with opened(begun, folder, STAGE) as room, pytest.raises(Interrupted, match="after update 3 of 6"):
-        run_preference(dataclasses.replace(room, stop=stop_after(3)), STAGE)
+        run_preference(dataclasses.replace(room, stop=AtLook(3)), STAGE)
     again, lines = finish(begun, folder)
     assert_same(again, whole[1])
     assert lines == whole[2]
@@ -169,7 +156,7 @@ def test_whoever_interrupts_it_does_not_change_where_it_stops_or_goes_back_to(be
     folder = bring(drawn, tmp_path / "run")
     last = harmful[2][-1]["step"] - 1
     with opened(begun, folder, HARMFUL) as room, pytest.raises(Interrupted, match=f"after update {last} of 6"):
-        run_preference(dataclasses.replace(room, stop=stop_after(last)), HARMFUL)
+        run_preference(dataclasses.replace(room, stop=AtLook(last)), HARMFUL)
     again, lines = finish(begun, folder, HARMFUL)
     assert_same(again, harmful[1])
     assert lines == harmful[2]
@@ -215,7 +202,7 @@ def test_three_updates_that_are_not_finite_stop_it(begun, drawn, tmp_path):
 def test_a_journal_that_has_changed_since_is_refused(begun, drawn, tmp_path):
     folder = bring(drawn, tmp_path / "run")
     with opened(begun, folder, STAGE) as room, pytest.raises(Interrupted):
-        run_preference(dataclasses.replace(room, stop=stop_after(1)), STAGE)
+        run_preference(dataclasses.replace(room, stop=AtLook(1)), STAGE)
     with Journal(folder / "journal" / "rl") as journal:
         ends = [end for end, record in journal.read() if record.event.value == "consumed"]
         journal.truncate(ends[-2])

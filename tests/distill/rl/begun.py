@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jax
@@ -44,6 +44,33 @@ STAGE = Reinforcement(
     order=FirstInFirstOut(), max_policy_lag=1, pipeline_depth=1,
 )  # fmt: skip
 SLOW = LogNormal(mean=-3.5, sigma=1.5, most=0.5)
+
+
+class AtLook(threading.Event):
+    """Asks to stop when it is looked at for the `number`-th time."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number, self._looks = number, 0
+
+    def is_set(self) -> bool:
+        self._looks += 1
+        return self._looks == self._number
+
+
+@dataclass(frozen=True)
+class Spoilt:
+    """Centred rewards; in some updates they are not numbers."""
+
+    updates: tuple[int, ...]
+    seen: list[int] = field(default_factory=list)
+
+    def __call__(self, rewards: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """Advantages [g n]."""
+        self.seen.append(len(self.seen) + 1)
+        known = np.where(valid, rewards, 0.0)
+        centred = known - known.sum(1, keepdims=True) / np.maximum(valid.sum(1, keepdims=True), 1)
+        return np.where(valid, np.nan if self.seen[-1] in self.updates else centred, 0.0)
 
 
 def begin(folder: Path) -> Path:

@@ -118,7 +118,7 @@ class World:
         self.kept = self.checkpoint()
 
     def fall(self) -> None:
-        """Everything dies; the checkpoint is restored and what was on its way is drawn anew, by the versions that drew it."""
+        """Everything dies; the checkpoint is restored, and what was on its way drawn anew by the version it had."""
         self.crashes += 1
         (kept, versions, ends) = self.kept
         state, self.version, batches = json.loads(kept)

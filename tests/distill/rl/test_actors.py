@@ -1,7 +1,6 @@
 """Actors on devices of their own: the numbers of one device, and what cannot be placed is refused."""
 
 import dataclasses
-import threading
 from dataclasses import replace
 
 import jax
@@ -19,13 +18,7 @@ from distill.rl.ray_actors import RayActors
 from distill.state import Weights
 from models.llama4 import Llama4
 from models.sampler import Sampler
-from tests.distill.rl.begun import MODEL, STAGE, begin, finish, opened
-
-
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory):
-    """The run of a model that has learned to end its answers."""
-    return begin(tmp_path_factory.mktemp("begun") / "run")
+from tests.distill.rl.begun import MODEL, STAGE, AtLook, finish, opened
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +27,10 @@ def alone(begun, tmp_path_factory):
     return finish(begun, tmp_path_factory.mktemp("alone"))
 
 
-class AtThree(threading.Event):
-    """Asks to stop after a number of looks."""
-
-    looks = 0
-
-    def is_set(self):
-        self.looks += 1
-        return self.looks == 3
-
-
 def test_actors_apart_draw_what_one_beside_the_learner_draws_and_a_run_that_was_cut_goes_on(begun, alone, tmp_path):
     apart = replace(STAGE, actor_on=Mesh(data=2, first=1))
     with opened(begun, tmp_path, apart) as room, pytest.raises(Interrupted, match="after update 3 of 5"):
-        run_reinforcement(dataclasses.replace(room, stop=AtThree()), apart)
+        run_reinforcement(dataclasses.replace(room, stop=AtLook(3)), apart)
     weights, lines = finish(begun, tmp_path, apart)
     for mine, its in zip(weights, alone[0], strict=True):
         np.testing.assert_array_equal(mine, its)
@@ -108,9 +91,10 @@ def test_an_actor_takes_what_fills_its_slots_and_no_more_than_its_part_of_a_batc
 def test_actors_that_share_an_inbox_all_end_when_they_are_told_to():
     team = Team(part())
     team.start()
-    assert team.alive
+    assert [actor.alive for actor in team._actors] == [True, True]
     team.stop()
-    assert not team.alive and team.drawn == 0 and team.waited > 0.0
+    assert [actor.alive for actor in team._actors] == [False, False]
+    assert team.drawn == 0 and team.waited > 0.0
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What goes wrong between who learns and who draws: it is counted, tried again, and ends the run only if it goes on."""
 
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -126,6 +127,13 @@ def test_an_actor_that_only_falls_says_of_what_and_stays_down(drawing):
     assert isinstance(error.__cause__, SystemExit) and actor.faults["actor_restarted"] == 3
 
 
+def test_an_actor_that_drew_a_group_since_it_fell_may_fall_again(drawing):
+    actor = drawing(**{f"u{uid}": [SystemExit("a library ends its thread")] for uid in range(5)})
+    for uid in range(5):
+        assert isinstance(ask(actor, job(uid))[uid], Rollouts)
+    assert actor.faults == {"actor_restarted": 5}
+
+
 class Way(Publisher):
     """A way to the actor's devices on which something happens, copy after copy; then it goes well."""
 
@@ -155,6 +163,20 @@ def test_a_copy_that_hangs_raises_or_is_damaged_is_made_again_and_counted(way, w
     assert way.faults == {"publications_failed": 1}
     if isinstance(what, threading.Event):
         what.set()
+
+
+def test_a_copy_that_is_damaged_on_one_of_the_meshes_is_made_again(monkeypatch):
+    damaged, real = [Weights(model={"w": jnp.full(3, jnp.nan)}, bias=None)], Publisher._placed
+
+    def placed(publisher, weights):
+        first, second = real(publisher, weights)
+        return [first, damaged.pop() if damaged else second]
+
+    monkeypatch.setattr(Publisher, "_placed", placed)
+    publisher = Publisher(Mesh().build(), Mesh(first=1).build())
+    publisher.publish(3, WEIGHTS)
+    np.testing.assert_array_equal(publisher.get(3, place=1).model["w"], np.ones(3))
+    assert publisher.faults == {"publications_failed": 1}
 
 
 def test_a_publication_that_cannot_be_made_says_why_and_nobody_sees_the_version(way):
@@ -213,7 +235,7 @@ def test_a_team_of_which_one_fell_for_good_says_of_what_and_all_count_their_faul
     assert str(team.outbox.get(timeout=10)).startswith("the actor fell 4 times in a row")
     team.inbox.put(job(2))
     assert team.outbox.get(timeout=10).reason == "2 of 2 completions have log-probabilities without value"
-    assert not team.alive
+    assert sorted(actor.alive for actor in team._actors) == [False, True]
     team.stop()
     assert faults == {"actor_restarted": 3, "groups_unsound": 1} and team.publisher.faults is faults
 
@@ -228,6 +250,36 @@ def test_a_worker_tells_of_its_faults_with_each_group_and_raises_what_its_actor_
     with pytest.raises(RuntimeError, match="the actor fell 4 times in a row"):
         list(worker.draw([job(1)], {}, 0))
     assert not worker.ready()
+
+
+class Gated(Sampler):
+    """A sampler that waits between its first group and the others."""
+
+    def __call__(self, model, requests, bias):
+        for one in requests:
+            if one.prompt > 2:
+                GATE.wait(10)
+            tokens, logps = np.array([5], np.int32), np.array([-1.0], np.float32)
+            yield Completion(
+                prompt=one.prompt, sample=one.sample, tokens=tokens, logprobs=logps, stopped=True, routes=None
+            )
+
+
+GATE = threading.Event()
+
+
+def test_what_a_worker_draws_while_nobody_asks_is_told_with_the_next_group(monkeypatch):
+    monkeypatch.setattr(ray_worker, "settle", lambda: None)
+    publisher = Publisher(Mesh().build())
+    publisher.publish(0, WEIGHTS)
+    worker = ray_worker.Worker(replace(PART, sampler=Gated(slots=4)), Mesh())
+    told = worker.draw([job(2), job(3)], {0: publisher}, 0)
+    assert next(told)[1:] == (2, {})
+    GATE.set()
+    while worker._actor.outbox.empty():
+        time.sleep(0.01)
+    assert next(told)[1:] == (2, {})
+    worker._actor.stop()
 
 
 def test_a_copy_that_is_made_again_is_counted_on_the_way_to_other_processes_too(tmp_path, monkeypatch):

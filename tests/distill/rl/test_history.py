@@ -121,6 +121,16 @@ def test_journals_of_others_of_a_part_or_of_nothing_are_refused(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_group_that_expired_is_used_up():
+    gone = [*(admitted(uid, 0) for uid in range(2)), drawn(0, 0).record(), Record(Event.EXPIRED, (0,), 0)]
+    assert told(gone).expired == {0: [0]}
+    for again in (consumed((0,), 0), Record(Event.EXPIRED, (0,), 0)):
+        with pytest.raises(ValueError, match=f"after 0 batches and 2 groups comes {again.event.value}"):
+            told([*gone, again])
+    line = Line(LIMITS, groups={uid: Group(uid, uid, 0) for uid in range(2)})
+    assert [group.uid for group in Replay(told(gone)).late(line)] == [0]
+
+
 def test_a_byte_that_was_changed_is_damage(tmp_path):
     (path,) = write(tmp_path / "journal").glob("*.journal")
     data = bytearray(path.read_bytes())

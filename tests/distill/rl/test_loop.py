@@ -1,11 +1,8 @@
 """The loop of reinforcement learning, on a model that has hardly begun: order, bounds, restarts, faults."""
 
 import dataclasses
-import queue
-import threading
 from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,25 +11,14 @@ from distill.curriculum.measure import measure
 from distill.curriculum.table import Table
 from distill.loop import Interrupted
 from distill.metrics import read
-from distill.rl.books import Books
-from distill.rl.journal import Journal
-from distill.rl.learning import Learning
 from distill.rl.loop import run_reinforcement
 from distill.rl.order import EarliestDeadline, FirstInFirstOut
 from distill.rl.reward import Rubric
-from distill.rl.rollouts import Rollouts
 from distill.run import Run
 from distill.tasks.exam import Exam
 from distill.trained import load_weights
-from models.request import Completion
 from models.tokenizer import Bytes
-from tests.distill.rl.begun import ASKED, EVEN, MODEL, SLOW, STAGE, begin, books, finish, opened
-
-
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory):
-    """The run of a model that has learned to end its answers."""
-    return begin(tmp_path_factory.mktemp("begun") / "run")
+from tests.distill.rl.begun import ASKED, EVEN, MODEL, SLOW, STAGE, AtLook, Spoilt, books, finish, opened
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +72,8 @@ def test_who_waits_and_how_fast_it_goes_is_said_apart_from_what_the_seed_determi
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(begun, strict, tmp_path):
     _, weights, lines = strict
 
-    class AtThree(threading.Event):
-        """Asks to stop after a number of looks."""
-
-        looks = 0
-
-        def is_set(self):
-            self.looks += 1
-            return self.looks == 3
-
     with opened(begun, tmp_path, STAGE) as room, pytest.raises(Interrupted, match="after update 3 of 5"):
-        run_reinforcement(dataclasses.replace(room, stop=AtThree()), STAGE)
+        run_reinforcement(dataclasses.replace(room, stop=AtLook(3)), STAGE)
     again, same = finish(begun, tmp_path)
     assert_same(weights, again)
     assert lines == same
@@ -116,27 +93,6 @@ def test_several_updates_of_a_batch_make_it_older_and_are_bounded_around_its_sta
     again, same = finish(begun, tmp_path / "again", stage)
     assert_same(weights, again)
     assert lines == same
-
-
-def test_after_a_restart_all_are_admitted_that_may_be_before_a_batch_is_taken(tmp_path, monkeypatch):
-    def books(name):
-        journal = Journal(tmp_path / name)
-        return Books(STAGE, ASKED().select(split="train"), None, Bytes(), journal, 0)
-
-    drawn = [Completion(prompt=0, sample=n, tokens=np.array([5]), logprobs=np.array([-1.0]), stopped=True, routes=None)
-             for n in range(STAGE.samples)]  # fmt: skip
-    wrong = {"rewards": np.zeros(STAGE.samples, np.float32), "outcomes": np.zeros(STAGE.samples, bool)}
-    before, again = books("before"), books("again")
-    again.kept = {
-        job.uid: replace(Rollouts.of(job.uid, job.item, 0, job.prompt, drawn), **wrong) for job in before.admit(0)
-    }
-    learning = object.__new__(Learning)
-    learning.books, learning.actor = again, SimpleNamespace(inbox=queue.Queue())
-    monkeypatch.setattr(again, "take", lambda version: [] if again.controller.may_admit(version) == 0 else None)
-    assert learning._wait(0) == []
-    assert learning.actor.inbox.qsize() == 8, "kept ones taught nothing, and as many others are drawn"
-    before.journal.close()
-    again.journal.close()
 
 
 def test_a_run_that_is_over_is_not_trained_again(begun, strict):
@@ -214,18 +170,6 @@ def test_a_reward_that_always_fails_stops_the_run_and_says_which(begun, tmp_path
     broken = Rubric(name="broken", where=EVEN.where.replace("Even", "Broken"))
     with pytest.raises(RuntimeError, match=r"reward 'broken' failed \d+ of \d+ calls; the last time it .*is broken"):
         finish(begun, tmp_path, replace(STAGE, reward=broken, groups=16))
-
-
-@dataclasses.dataclass(frozen=True)
-class Spoilt:
-    """Advantages that are no numbers, in some updates."""
-
-    updates: tuple[int, ...]
-    seen: list = dataclasses.field(default_factory=list)
-
-    def __call__(self, rewards, valid):
-        self.seen.append(len(self.seen) + 1)
-        return np.full_like(rewards, np.nan) if self.seen[-1] in self.updates else np.where(valid, rewards - 0.5, 0.0)
 
 
 def test_an_update_that_is_not_finite_is_not_made_and_three_in_a_row_stop_the_run(begun, tmp_path):

@@ -88,6 +88,11 @@ def test_speeds_are_those_of_a_run_once_it_is_warm(tmp_path):
     assert learner.counts == (1, 2, 4, 8, 16) and not found.shared
 
 
+def test_a_learner_has_as_many_devices_as_divide_the_rows_of_a_micro_batch(tmp_path):
+    found = measure(made(tmp_path, [32, 64, 96], updates=2, max_policy_lag=3, accumulate=2))
+    assert found.roles[0].counts == (1, 2, 4)
+
+
 def test_the_count_of_tokens_begins_anew_with_every_start_and_so_does_the_warming_up(tmp_path):
     found = measure(made(tmp_path, [32, 64, 96, 32, 64, 96]))
     assert found.roles[1].tokens == pytest.approx(32) and found.updates == 2 and found.shared
@@ -96,6 +101,7 @@ def test_the_count_of_tokens_begins_anew_with_every_start_and_so_does_the_warmin
 def test_workers_of_ray_have_devices_of_their_own(tmp_path):
     found = measure(made(tmp_path, [32, 64, 96], actors=RayActors(workers=3, mesh=Mesh(fsdp=2))))
     assert found.counts == {"learner": 1, "actor": 6} and found.roles[1].counts == (2, 4, 6, 8) and not found.shared
+    assert found.roles[1].speed == pytest.approx(80 / 6)
 
 
 def test_the_table_says_what_was_predicted_and_what_was_achieved(tmp_path):
