@@ -151,7 +151,7 @@ def _compare(teacher: LiveTeacher, batch: Batch, form: Form) -> Array:
 def open_capture(
     file: Path, run: Path, options: tuple[str, ...], stage: str, asked: dict[str, Any], shard: int
 ) -> Capture:
-    """The capture that the command line asks for; `asked` are fields of its `Form`.
+    """The capture that the command line asks for; `asked` are fields of its `Form`, but what the stage says.
 
     Raises:
         ValueError: there is no such file or stage, it hears no teacher, or what a store cannot hold or replace.
@@ -171,7 +171,8 @@ def open_capture(
     else:
         place = (run, experiment.stage_of(chosen.teacher).name, chosen.teacher)
         teacher, weights = identity(*place), load_weights(*place, experiment.mesh)
-    form = Form(**asked, vocab=weights.model.config.vocab, length=chosen.length)
+    asked = asked | {"vocab": weights.model.config.vocab, "length": chosen.length}
+    form = Form(**asked)
     return Capture(experiment, chosen, teacher, weights, form, shard)
 
 

@@ -81,7 +81,7 @@ class Learning:
 
     def _write(
         self, number: int, said: Mapping[str, float], metrics: Metrics, pace: Mapping[str, float]
-    ) -> tuple[dict[str, float], dict[str, float]]:
+    ) -> tuple[dict[str, float | int], dict[str, float | int]]:
         """Writes the lines of an update, of what it learned and of how long it took; returns both."""
         stage, books, found = self.stage, self.books, jax.device_get(metrics)
         values = {name: float(tally.mean()) if tally.count else float("nan") for name, tally in sorted(found.items())}
