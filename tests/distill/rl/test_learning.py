@@ -15,6 +15,7 @@ from distill.rl.learning import Learning
 from distill.rl.order import EarliestDeadline
 from distill.rl.rollouts import Rollouts
 from distill.rl.updates import Updates
+from distill.state import State
 from losses.tally import Tally
 from models.request import Completion
 from models.tokenizer import Bytes
@@ -133,9 +134,11 @@ def test_of_several_updates_of_a_batch_each_is_of_a_share_of_its_own_the_oldest_
 
     def step(states, teacher, batch):
         ages.append(np.asarray(batch.targets.age).tolist())
-        return states, {"loss": 1.0}
+        return states, {"loss": Tally(np.float32(3.0), np.float32(1.0))}
 
     made._stage, made._pad, made._mesh, made._step = stage, Bytes().pad, Mesh().build(), step
     made._hear = lambda batch, weights: batch
-    _, told = made(SimpleNamespace(weights=None), groups, np.ones((4, STAGE.samples), np.float32), 1)
-    assert ages == [[[1] * 4, [1] * 4], [[0] * 4, [0] * 4]] and told == {"loss": 2.0}
+    state = object.__new__(State)
+    object.__setattr__(state, "weights", None)
+    _, told = made(state, groups, np.ones((4, STAGE.samples), np.float32), 1)
+    assert ages == [[[1] * 4, [1] * 4], [[0] * 4, [0] * 4]] and told["loss"].count == 2
