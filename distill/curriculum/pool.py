@@ -50,6 +50,12 @@ class Pool:
         names = np.array(self.capabilities)
         return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
 
+    @cached_property
+    def kinds(self) -> Int[np.ndarray, "n"]:
+        """A number for each: the same for prompts of one capability and level."""
+        names = [f"{capability}/{level}" for capability, level in zip(self.capabilities, self.levels, strict=True)]
+        return np.unique(names, return_inverse=True)[1]
+
     def where(self, stays: Bool[np.ndarray, "n"]) -> "Pool":
         """The pool of those that stay.
 

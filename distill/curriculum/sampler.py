@@ -47,6 +47,9 @@ class Learnability(Sampler):
 
     temperature: float = 1.0
     """lower is greedier; inf is uniform"""
+    even: bool = False
+    """whether kinds are drawn alike but for that, however many prompts each has: a pool of mostly easy prompts is drawn
+    as if it had as many of every kind. It needs a tracker of kinds"""
     floor: float = 0.1
 
     def __post_init__(self):
@@ -55,11 +58,21 @@ class Learnability(Sampler):
             raise ValueError(f"{self}: temperature must be above 0; 1 draws in proportion")
 
     def weights(self, tracker: Tracker, progress: float) -> Float[np.ndarray, "n"]:
-        """By each belief's variance."""
+        """By each belief's variance.
+
+        Raises:
+          ValueError: kinds are to be drawn alike, and the tracker knows none.
+        """
         scores = tracker.belief().learnability()
         live = tracker.live()
         relative = scores[live] / scores[live].max(initial=0.0)  # so that no power of all of them underflows
-        return _floored(relative ** (1.0 / self.temperature), live, self.floor)
+        chances = relative ** (1.0 / self.temperature)
+        if self.even:
+            if tracker.kinds is None:
+                raise ValueError(f"{self}: the tracker has no kinds to draw alike; give it some, or set even to False")
+            kinds = tracker.kinds[live]
+            chances = chances / np.bincount(kinds)[kinds]
+        return _floored(chances, live, self.floor)
 
 
 @dataclass(frozen=True, kw_only=True)

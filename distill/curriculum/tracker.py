@@ -32,7 +32,7 @@ class Tracker:
     checkpoint and comes back bit by bit.
 
     Raises:
-      ValueError: the discount, the quarantine or the aim is out of range.
+      ValueError: the discount, the quarantine, the memory or the aim is out of range.
     """
 
     ids: tuple[str, ...]
@@ -52,6 +52,11 @@ class Tracker:
     """what is left of earlier outcomes when a prompt is observed again"""
     quarantine: float = 16.0
     """failures, faded, after which a prompt that was never solved is drawn by the sampler's floor alone"""
+    kinds: Int[np.ndarray, "n"] | None = None
+    """number of each prompt's kind: before anybody has tried one, it is believed to be as hard as others of its kind
+    were lately; None: they tell nothing of it. It is no part of the state"""
+    memory: float = 20.0
+    """draws after which an outcome says half as much of others of its kind"""
 
     def __post_init__(self):
         if not 0.0 < self.discount <= 1.0:
@@ -61,6 +66,8 @@ class Tracker:
             )
         if not self.quarantine > 0.0:
             raise ValueError(f"a tracker's quarantine is {self.quarantine} failures; it must be above 0, inf for never")
+        if not self.memory > 0.0:
+            raise ValueError(f"a tracker's memory is {self.memory} draws; it must be above 0, inf to forget nothing")
         if self.aim is not None and not 0.0 <= self.aim <= 1.0:
             raise ValueError(
                 f"a tracker's aim is {self.aim}; it is a difficulty, from 0 to 1, or None before there is one"
@@ -90,8 +97,18 @@ class Tracker:
         return int(self.seen.max(initial=-1)) + 1
 
     def belief(self) -> Belief:
-        """What is to be believed of each prompt's chance to be solved."""
-        return self.prior.after(self.successes, self.failures)
+        """What is to be believed of each prompt's chance to be solved.
+
+        With kinds, the prior keeps its strength and takes its mean from what was seen of the kind, the prompt's own
+        outcomes too: the mean of a kind's outcomes, each by how long ago it was.
+        """
+        if self.kinds is None:
+            return self.prior.after(self.successes, self.failures)
+        recent = 0.5 ** ((self.now - 1 - self.seen) / self.memory)
+        solved = self.prior.successes + np.bincount(self.kinds, recent * self.successes)[self.kinds]
+        failed = self.prior.failures + np.bincount(self.kinds, recent * self.failures)[self.kinds]
+        strength, share = self.prior.successes + self.prior.failures, solved / (solved + failed)
+        return Belief(strength * share + self.successes, strength * (1.0 - share) + self.failures)
 
     def difficulty(self) -> Float[np.ndarray, "n"]:
         """How often each is expected to fail."""

@@ -74,8 +74,8 @@ class Books:
         self.controller = Controller(self.stage.limits, self._order)
         prompts = prompts_of(self.pool)
         self.curriculum = Curriculum(pool=prompts, sampler=self.stage.sampler, quota=self.stage.quota, seed=self.seed)
-        blank = Tracker.blank(prompts.ids)
-        self.tracker = blank if self.known is None else Tracker.begin(prompts.ids, self.known)
+        begun = Tracker.blank(prompts.ids) if self.known is None else Tracker.begin(prompts.ids, self.known)
+        self.tracker = replace(begun, kinds=prompts.kinds if self.stage.by_kind else None)
 
     @property
     def terms(self) -> dict[str, Any]:

@@ -89,6 +89,8 @@ class Reinforcement:
     """reward per nat by which the teacher likes a token better than the learner does"""
     sampler: Sampler = field(default_factory=Learnability)
     """which prompts are drawn"""
+    by_kind: bool = True
+    """whether a prompt that was not tried yet is believed to be as hard as others of its capability and level"""
     quota: Quota | None = None
     """shares of the capabilities; None: as the sampler's chances are"""
     order: FirstInFirstOut | EarliestDeadline = EarliestDeadline()

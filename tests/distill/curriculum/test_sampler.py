@@ -108,6 +108,17 @@ def expected_share(attempts=1000):
     return Fraction(9, 10) * spread[1] / (9 * spread[0] + spread[1]) + Fraction(1, 10) * Fraction(1, 10)
 
 
+def test_kinds_may_be_drawn_alike_however_many_prompts_they_have():
+    known = replace(tracker([1] * 10, 2), kinds=np.array([0] * 8 + [1] * 2))
+    weights = Learnability(even=True, floor=0.1).weights(known, 0.0)
+    assert weights[:8].sum() == pytest.approx(0.9 / 2 + 0.08) and weights[8:].sum() == pytest.approx(0.9 / 2 + 0.02)
+    gone = replace(known, failures=np.array([99.0] * 4 + [1.0] * 6), successes=np.array([0.0] * 4 + [1.0] * 6))
+    assert gone.live().tolist() == [False] * 4 + [True] * 6
+    assert Learnability(even=True, floor=0.1).weights(gone, 0.0)[:4] == pytest.approx([0.01] * 4)
+    with pytest.raises(ValueError, match="the tracker has no kinds to draw alike; give it some, or set even to False"):
+        Learnability(even=True).weights(tracker([1], 2), 0.0)
+
+
 def test_learnable_prompts_in_a_pool_of_easy_ones_are_drawn_four_and_a_half_times_as_often():
     # 0.97 * 0.03 = 0.0291, nine times: 0.2619; 0.5 * 0.5 = 0.25, once. 0.9 * 0.25 / 0.5119 + 0.1 * 0.1 = 0.4495.
     assert float(expected_share(10**9)) == pytest.approx(0.4495, abs=1e-4)

@@ -54,6 +54,25 @@ def test_outcomes_fade_when_their_prompt_is_observed_again_and_the_prior_does_no
     assert tracker.belief().mean() == pytest.approx([3 / 6, 3.5 / 8, 1 / 6])
 
 
+def test_a_prompt_nobody_tried_is_believed_to_be_as_hard_as_its_kind_lately_was():
+    tracker = replace(Tracker.blank(IDS), kinds=ints(0, 0, 1), memory=1.0)
+    assert tracker.difficulty().tolist() == [0.5] * 3
+    once = tracker.observe(ints(0), ints(6), ints(8), 0)
+    share = (1 + 6) / (2 + 8)
+    assert once.belief().mean() == pytest.approx([(2 * share + 6) / 10, share, 0.5])
+    later = once.observe(ints(2), ints(0), ints(8), 1)  # a draw later what was seen of "a" counts half
+    assert later.belief().mean()[1] == pytest.approx((1 + 3) / (2 + 4))
+    assert later.belief().mean()[2] == pytest.approx(2 * 0.1 / 10)
+
+
+def test_what_was_measured_before_training_tells_of_the_kind_too():
+    table = Table(
+        ids=("a", "b"), attempts=ints(8, 0), successes=ints(8, 0), model="m", pool="p", seeds=(0,), temperature=1.0
+    )
+    tracker = replace(Tracker.begin(("a", "b"), table), kinds=ints(0, 0))
+    assert tracker.belief().mean()[1] == pytest.approx(9 / 10)
+
+
 def test_after_long_training_a_belief_is_of_twenty_visits():
     tracker = Tracker.blank(("a",))
     for number in range(400):
@@ -163,6 +182,8 @@ def test_impossible_observations_are_refused():
 def test_settings_out_of_range_are_refused():
     with pytest.raises(ValueError, match="a tracker's discount is 0.0; it must be above 0"):
         replace(Tracker.blank(IDS), discount=0.0)
+    with pytest.raises(ValueError, match="a tracker's memory is 0.0 draws; it must be above 0"):
+        replace(Tracker.blank(IDS), memory=0.0)
     with pytest.raises(ValueError, match="a tracker's discount is 1.5"):
         replace(Tracker.blank(IDS), discount=1.5)
     with pytest.raises(ValueError, match="a tracker's quarantine is 0.0 failures; it must be above 0"):

@@ -1,0 +1,151 @@
+"""What does a curriculum save where most questions are easy?
+
+Nine questions in ten are of the easiest level, and what a student has begun to learn is that. From there it is
+rewarded over as many updates by questions drawn alike, and by questions that are solved about half of the time
+(`Learnability`), whichever level they are of and however many such there are (`even`) or each as likely as another, all
+else being equal: groups that teach nothing are replaced in all. What counts is how many answers
+were drawn, those of replaced groups too, until the share of right answers to held-out questions, as many of every
+level, is what was set beforehand. The same from a pool with as many questions of every level.
+
+    python -m experiments.skewed --seeds 5     # the table in experiments/README.md
+    python -m experiments.skewed --tiny
+
+A seed has its own questions, weights and answers. A run that was stopped goes on where it was. Cost and result:
+experiments/README.md.
+"""
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from distill import Experiment, Reinforcement, Stage
+from distill.curriculum.sampler import Learnability, Uniform
+from distill.launch import run_experiment
+from distill.process import settle
+from distill.run import Run
+from distill.statistics import over_seeds
+from distill.tasks.exam import Exam
+from distill.tasks.examination import Examination
+from distill.tasks.item import Pool
+from distill.tasks.small import Small
+from distill.tasks.source import Pooled, Questions
+from experiments.post_training import student
+
+BEGIN, UPDATES, EVERY = 200, 60, 5
+"""optimizer steps; of them, between two looks at the held-out questions"""
+TARGET = 0.8
+"""share of right answers that is to be reached, set after a run of seed 100, which is none of those shown"""
+POOLS = ("skewed", "balanced")
+SAMPLERS = {"uniform": Uniform(), "even": Learnability(even=True), "learnability": Learnability()}
+
+
+@dataclass(frozen=True)
+class Skewed:
+    """Questions to learn from of which a share is of the easiest level; what is held out is as it was."""
+
+    small: Small = Small(tasks=("reverse", "sort"), train=2000)
+    easy: float = 0.9
+
+    def __call__(self) -> Pool:
+        """All of the easiest level, and the first of every other."""
+        pool, small = self.small(), self.small
+        others = len(small.levels) - 1
+        count = round(small.train * (1 - self.easy) / self.easy / others)
+        left: dict[tuple[str, int], int] = {}
+        kept = []
+        for item in pool:
+            cell = (item.task, item.level)
+            left[cell] = left.get(cell, small.train if item.level == min(small.levels) else count)
+            kept.append(item.split == "held_out" or left[cell] > 0)
+            left[cell] -= item.split == "train"
+        return pool.masked(kept)
+
+
+def experiment(seed: int) -> Experiment:
+    """The student that has begun, and from it both samplers on both pools."""
+    small = Small(tasks=("reverse", "sort"), train=2000, seed=seed)
+    skewed = Skewed(small)
+    begun = Stage(
+        name="begun", learners=(student("begun", None, 6e-3),), steps=BEGIN, rows=128, length=24, save_every=BEGIN
+    )
+    pools: dict[str, Pooled] = {"skewed": skewed, "balanced": replace(small, train=740)}
+    arms = (
+        Reinforcement(
+            name=f"{name}-{kind}", learner=student(f"{name}-{kind}", "begun", 1e-3, warmup=0.3), steps=UPDATES,
+            groups=64, questions=pool, sampler=sampler, save_every=EVERY,
+        )
+        for kind, pool in pools.items()
+        for name, sampler in SAMPLERS.items()
+    )  # fmt: skip
+    return Experiment(
+        name="skewed", corpus=Questions(skewed), stages=(begun, *arms), held_out=4, glance=1, seed=seed,
+        examination=Examination(questions=Questions(small), exam=Exam(attempts=4, slots=256), k=4, few=96),
+    )  # fmt: skip
+
+
+def course(run: Path, stage: str, samples: int) -> list[tuple[float, float]]:
+    """Answers drawn and the share of right ones to held-out questions, at each look."""
+    drawn, found = 0.0, []
+    for line in Run(run).metrics():
+        if line["stage"] == stage and line["kind"] == "train":
+            drawn = line["admitted"] * samples
+        if line["stage"] == stage and line["kind"] == "exam":
+            found.append((drawn, line["exam"]))
+    return found
+
+
+def reached(found: Sequence[tuple[float, float]], target: float) -> float:
+    """Answers drawn until the share is `target`, on a line between two looks; infinite if it never is."""
+    for (before, low), (after, high) in zip(found, found[1:], strict=False):
+        if low < target <= high:
+            return before + (after - before) * (target - low) / (high - low)
+    return math.inf if not found or found[0][1] < target else found[0][0]
+
+
+def tables(runs: Sequence[Path], target: float, samples: int) -> Iterator[str]:
+    """A line for every seed and pool, then the mean ratio of each pool with its interval.
+
+    Where uniform sampling never reached the target all that it drew is counted, so that the ratio is an upper bound.
+    """
+    ratios: dict[str, list[float]] = {pool: [] for pool in POOLS}
+    for seed, run in enumerate(runs):
+        for pool in POOLS:
+            one, other = (course(run, f"{name}-{pool}", samples) for name in ("uniform", "learnability"))
+            counts = reached(one, target), reached(other, target)
+            ratios[pool].append(counts[1] / min(counts[0], one[-1][0]))
+            ends = ", ".join(f"{found[-1][1]:.3f} after {found[-1][0]:.0f}" for found in (one, other))
+            bound = "at most " if math.isinf(counts[0]) else ""
+            yield (
+                f"seed {seed} {pool:9} answers until {target:g}: uniform {counts[0]:.0f}, learnability "
+                f"{counts[1]:.0f}, {bound}{ratios[pool][-1]:.2f}; at the end {ends}"
+            )
+    for pool, found in ratios.items():
+        if all(map(math.isfinite, found)):
+            mean = over_seeds(found)
+            yield f"{pool}: learnability over uniform {mean.mean:.3f} {mean.interval or ''}"
+        else:
+            yield f"{pool}: learnability did not reach {target:g} in every seed"
+
+
+def main() -> None:
+    """Runs the seeds, and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("runs/skewed"))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--target", type=float, default=TARGET)
+    parser.add_argument("--tiny", action="store_true", help="shrunk to a minute")
+    said = parser.parse_args()
+    settle()
+    folder, runs = said.run.with_name(f"{said.run.name}-tiny") if said.tiny else said.run, []
+    for seed in range(said.first, said.first + said.seeds):
+        one, run = experiment(seed), folder / f"seed{seed}"
+        run_experiment(one.tiny() if said.tiny else one, run, quiet=True)
+        runs.append(run)
+    print("\n".join(tables(runs, said.target, 4 if said.tiny else 8)))
+
+
+if __name__ == "__main__":
+    main()
