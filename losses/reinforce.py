@@ -9,13 +9,16 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from losses.advantage import credited
-from losses.correction import log_weights, mismatch
+from losses.correction import log_weights
 from losses.gate import Place
 from losses.logps import token_logps
 from losses.loss import Loss
 from losses.policy_loss import PolicyLoss
 from losses.signal import Signal
 from losses.tally import Tally
+
+AGED = (*("weight", "weight_square", "mismatch", "mismatch_kl"), *("capped", "dropped", "clip_low", "clip_high"))
+"""tallies of `PolicyLoss` that are told by age too: how far tokens are from who drew them, and how many are held"""
 
 
 @jax.tree_util.register_dataclass
@@ -82,7 +85,7 @@ class Reinforce(Loss):
         Returns:
           The loss; tallies without gradient: those of `PolicyLoss`, with its peaks as means over micro-batches; hard
           (the learner's own -log q of the draws), entropy, and with a teacher its cross-entropy, teacher_hard; by age
-          those of `mismatch`, as weight/0, and its peak mismatch_max/0; None.
+          those of `AGED`, as weight/0, and the peak mismatch_max/0; None.
 
         Raises:
           ValueError: what comes with the rows is not `Credit`.
@@ -98,19 +101,22 @@ class Reinforce(Loss):
             advantages = credited(advantages, logp, signal.teacher, self.teacher)
             notes["teacher_hard"] = -signal.teacher
         loss, tallies, peaks = self.policy(logp, signal.behaviour, advantages, place.mask, signal.proximal)
-        tallies |= self._by_age(signal, jax.lax.stop_gradient(logp), place.mask)
+        tallies |= self._by_age(signal, *jax.lax.stop_gradient((logp, advantages)), place.mask)
         one = jnp.ones((), jnp.float32)
         tallies |= {name: Tally.of(jax.lax.stop_gradient(value), place.mask) for name, value in notes.items()}
         return loss, tallies | {name: Tally(peak, one) for name, peak in peaks.items()}, None
 
-    def _by_age(self, credit: Credit, logp: Float[Array, "b t"], mask: Bool[Array, "b t"]) -> dict[str, Tally]:
+    def _by_age(
+        self, credit: Credit, logp: Float[Array, "b t"], advantages: Float[Array, "b t"], mask: Bool[Array, "b t"]
+    ) -> dict[str, Tally]:
         if credit.age is None:
             return {}
         proximal = logp if credit.proximal is None else credit.proximal
         age, found = rearrange(credit.age, "b -> b 1"), {}
         for number in range(self.ages):
             own = mask & (age == number)
-            tallies = mismatch(proximal, credit.behaviour, own)
+            _, every, _ = self.policy(logp, credit.behaviour, advantages, own, credit.proximal)
+            tallies = {name: every[name] for name in AGED}
             greatest = jnp.max(jnp.abs(log_weights(proximal, credit.behaviour, own)))
             tallies["mismatch_max"] = Tally(greatest, jnp.any(own).astype(jnp.float32))
             found |= {f"{name}/{number}": tally for name, tally in tallies.items()}

@@ -96,6 +96,20 @@ def test_the_weights_of_each_age_are_told_apart():
     assert "weight/0" not in replace(LOSS, ages=3)(HIDDEN, HEAD, CREDIT, LABELS, PLACE, 0.0)[1]
 
 
+def test_how_many_tokens_are_capped_dropped_and_clipped_is_told_by_age():
+    logp = token_logps(HIDDEN, HEAD, LABELS, MASK)[0]
+    weight, ratio = jnp.array([1.0, 3.0, 10.0, 1.0])[:, None], jnp.array([1.0, 1.0, 1.0, 1.5])[:, None]
+    proximal = logp - jnp.log(ratio)
+    behaviour, age = proximal - jnp.log(weight), jnp.arange(4)
+    credit = Credit(advantages=jnp.ones((B, T)), behaviour=behaviour, proximal=proximal, age=age)
+    notes = replace(LOSS, ages=4)(HIDDEN, HEAD, credit, LABELS, PLACE, 0.0)[1]
+    shares = {"capped": [0, 1, 0, 0], "dropped": [0, 0, 1, 0], "clip_high": [0, 0, 0, 1], "clip_low": [0, 0, 0, 0]}
+    for name, wanted in shares.items():
+        assert [float(notes[f"{name}/{number}"].mean()) for number in range(4)] == wanted
+        counts = [float(notes[f"{name}/{number}"].count) for number in range(4)]
+        assert counts == MASK.sum(axis=1).tolist()
+
+
 def test_labels_are_judged_and_not_learned():
     assert not LOSS.learns_labels
     still = replace(CREDIT, advantages=jnp.zeros((B, T)))
