@@ -10,24 +10,28 @@ runs/<name>/
     results.json        the figures at the end; report.html and figures/ show them
 """
 
-import fcntl
 import json
 import os
 import shutil
-import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.environment import changed, environment
+from distill.lock import alone
 from distill.metrics import read
 from distill.resolved import differences, grown, to_json
 from models.bpe import open_tokenizer
 from models.disk import new_folder, sync
 from models.tokenizer import Bytes, Tokenizer
+
+if TYPE_CHECKING:
+    from distill.curriculum.tracker import Tracker
+    from distill.rl.journal import Audit
+    from distill.rl.past import Fate
 
 SCHEMA = 1
 
@@ -84,6 +88,24 @@ class Run:
     def timings(self) -> list[dict[str, Any]]:
         """The lines of timings.jsonl: wall-clock times and speeds."""
         return read(self.path / "timings.jsonl")
+
+    def rollouts(self, stage: str) -> "Iterator[Fate]":
+        """The groups that a stage of reinforcement learning drew, and what became of each; see `distill.rl.past`."""
+        from distill.rl.past import read_rollouts
+
+        return read_rollouts(self, stage)
+
+    def tracker(self, stage: str, step: int | None = None) -> "Tracker":
+        """What such a stage knew of each prompt at its last checkpoint, or that of a step; see `distill.rl.past`."""
+        from distill.rl.past import read_tracker
+
+        return read_tracker(self, stage, step)
+
+    def audit(self, stage: str) -> "Audit":
+        """The books of such a stage as of its last checkpoint: no group is lost or doubled; see `distill.rl.past`."""
+        from distill.rl.past import audit_books
+
+        return audit_books(self, stage)
 
     @property
     def begun(self) -> bool:
@@ -222,29 +244,6 @@ def _note_environment(run: Run, now: dict[str, Any]) -> None:
             f"{run.path} goes on in another environment ({lines}): numbers may differ", RuntimeWarning, stacklevel=4
         )
     write_json(run.path / "environment.json", [*known, now])
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Holds the lock of a folder; the system lets go of it when the process ends, however it ends.
-
-    Raises:
-        ValueError: another process holds it.
-    """
-    file = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.read(file, 200).decode() or "another process"
-            raise ValueError(
-                f"{path} is in use by {holder}; wait until it is done, stop it, or name another folder with --run"
-            ) from error
-        os.ftruncate(file, 0)
-        os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        yield
-    finally:
-        os.close(file)
 
 
 def _hashes(manifest: dict[str, Any]) -> str:

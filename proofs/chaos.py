@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests, which are not i
 
 from distill.process import settle
 from distill.rl import publisher as publication
-from distill.rl.journal import Journal
+from distill.rl.journal import folder_of, read_records
 from distill.rl.learning import Learning
 from distill.rl.publisher import Publisher
 from distill.rl.record import Event
@@ -151,8 +151,7 @@ def stops(begun: Path, folder: Path, stage: Reinforcement, error: type[Exception
 def compare(root: Path, stage: Reinforcement, made: Chaos) -> list[tuple[str, int, int]]:
     """What was done and what was counted, by name."""
     run, log = Run(root / "chaos"), Counter(Path(stage.reward.parameters["log"]).read_text().split())
-    with Journal(root / "chaos" / "journal" / stage.name) as journal:
-        events = [record for _, record in journal.read()]
+    events = list(read_records(folder_of(root / "chaos", stage.name)))
     poisoned = [one for one in events if one.event is Event.POISONED]
     if [one.uids for one in poisoned] != [(HOPELESS,)]:
         raise SystemExit(f"the journal gives up {poisoned}")

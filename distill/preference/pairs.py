@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from distill.data.batch import Batch
-from distill.rl.journal import Journal
+from distill.rl.past import fates
 from distill.rl.record import Event
 from distill.rl.rollouts import Rollouts
 from losses import Anchor
@@ -168,14 +168,9 @@ def learned_from(folder: Path) -> Iterator[Rollouts]:
     What it drew ahead, and did not come to use, depends on the machine's timing; it is left out.
 
     Raises:
-      ValueError: there is no journal, it is damaged, or somebody is writing it.
+      ValueError: there is no journal, or it is damaged.
     """
-    if not folder.is_dir():
-        raise ValueError(f"there is no journal at {folder}; run the stage of reinforcement learning first")
-    with Journal(folder) as journal:
-        used = {uid for _, record in journal.read() if record.event is Event.CONSUMED for uid in record.uids}
-        drawn = (record for _, record in journal.read() if record.event is Event.COMPLETED)
-        yield from (Rollouts.from_record(record) for record in drawn if record.uids[0] in used)
+    return (one.group for one in fates(folder) if one.event is Event.CONSUMED)
 
 
 def _laid(kept: list[tuple[_Asked, Answer, Answer]], length: int, dropped: Mapping[str, int]) -> Pairs:

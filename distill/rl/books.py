@@ -99,7 +99,7 @@ class Books:
     def begin(self) -> None:
         """An empty journal, that says what it is of."""
         self.journal.truncate(0)
-        self.journal.append(Record(Event.BEGUN, (), 0, self.terms))
+        self.journal.append(Record(Event.BEGUN, (), 0, {**self.terms, "ids": list(self.tracker.ids)}))
 
     def admit(self, published: int) -> list[Job]:
         """The groups to draw now that the actor has a version."""

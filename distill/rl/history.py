@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from distill.rl.journal import read_records
 from distill.rl.order import Limits
 from distill.rl.record import Event, Record
-from distill.rl.segments import chain, records
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +121,7 @@ def read_history(folder: Path, terms: Mapping[str, Any], limits: Limits, steps: 
     Raises:
       ValueError: there is no journal, it is damaged, of other terms, of a part of the stage, or does not hold together.
     """
-    files = ((path, start, start, start + path.stat().st_size) for start, path in chain(folder))
-    found = (record for where in files for _, record in records(*where))
+    found = read_records(folder)
     first = next(found, None)
     if first is None or first.event is not Event.BEGUN:
         raise ValueError(f"{folder} has no journal from its beginning; name a run that has a stage of this name")

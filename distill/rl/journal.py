@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from distill.rl.record import Event, Record, encode
+from distill.lock import alone
+from distill.rl.record import Damaged, Event, Record, encode
 from distill.rl.segments import chain, cut_at, new_segment, records, segments, whole_until
-from distill.run import alone
 from models.disk import sync
 
 ENDS = (Event.CONSUMED, Event.FILTERED, Event.EXPIRED, Event.POISONED)
@@ -153,6 +153,44 @@ class Journal:
         self._path = new_segment(self.folder, self.end)
         os.close(self._file)
         self._start, self._file = self.end, os.open(self._path, os.O_WRONLY | os.O_APPEND)
+
+
+def read_records(folder: Path, end: int | None = None) -> Iterator[Record]:
+    """Every record of a journal as it is now, in order; it is not opened, and who writes it does not notice.
+
+    What is half-written at its end, by a writer that was stopped or is at it, is left out.
+
+    Args:
+        folder: of the journal.
+        end: the offset to read to, of a checkpoint; None: as far as there are records.
+
+    Raises:
+        ValueError: there is no journal, it is damaged, it ends before `end`, or its run went back to a checkpoint
+            while it was read.
+    """
+    files: list[tuple[int, Path, int]] = []
+    try:
+        found = chain(folder)
+        if not found:
+            raise ValueError(f"there is no journal at {folder}; run the stage of reinforcement learning first")
+        whole = whole_until(found[-1][1], found[-1][0])
+        files = [(*one, stop) for one, (stop, _) in zip(found, [*found[1:], (whole, None)], strict=True)]
+        if end is not None and end > whole:
+            raise ValueError(
+                f"the journal {folder} ends at {whole}, and its checkpoint knows it to {end}; bring back the journal "
+                "that belongs to it"
+            )
+        for start, path, stop in files:
+            for _, record in records(path, start, start, stop if end is None else min(stop, end)):
+                yield record
+    except (Damaged, FileNotFoundError) as error:
+        as_it_was = all(path.exists() and path.stat().st_size >= stop - start for start, path, stop in files)
+        if isinstance(error, Damaged) and as_it_was:
+            raise
+        raise ValueError(
+            f"the journal {folder} went back to a checkpoint while it was read, as its run was started again; read it "
+            "once more"
+        ) from error
 
 
 @dataclass(frozen=True)

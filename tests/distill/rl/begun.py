@@ -15,7 +15,7 @@ from distill.checkpoint import Checkpoints
 from distill.launch import run_experiment
 from distill.mesh import Mesh
 from distill.metrics import Metrics
-from distill.rl.journal import Audit, Journal, audit
+from distill.rl.journal import Audit, audit, folder_of, read_records
 from distill.rl.loop import run_reinforcement
 from distill.rl.order import FirstInFirstOut
 from distill.rl.record import Event
@@ -75,7 +75,7 @@ class Spoilt:
 
 def begin(folder: Path) -> Path:
     """The run of a model that has learned to end its answers."""
-    stage = Stage(name="begin", learners=(LEARNER,), steps=60, rows=32, length=16, save_every=60)
+    stage = Stage(name="begin", learners=(LEARNER,), steps=60, rows=32, length=16, save_every=30)
     made = Experiment(name="begun", stages=(stage,), corpus=Questions(ASKED), held_out=1, glance=1)
     run_experiment(made, folder, quiet=True)
     return folder
@@ -99,8 +99,7 @@ def books(folder: Path, stage: Reinforcement) -> Audit:
     """
     with Checkpoints(folder / "checkpoints" / stage.name, writable=False) as checkpoints:
         controller = checkpoints.restore({}).meta["books"]["controller"]
-    with Journal(folder / "journal" / stage.name) as journal:
-        records = [record for _, record in journal.read()]
+    records = list(read_records(folder_of(folder, stage.name)))
     admitted = [uid for record in records if record.event is Event.ADMITTED for uid in record.uids]
     assert admitted == list(range(controller["admitted"])), f"{len(admitted)} of {controller['admitted']} groups"
     found = audit(records, live=[uid for uid, _, _, standing in controller["groups"] if standing != "dropped"])

@@ -116,9 +116,13 @@ def test_journals_of_others_of_a_part_or_of_nothing_are_refused(tmp_path):
         read_history(folder, TERMS | {"seed": 4}, LIMITS, steps=2)
     with pytest.raises(ValueError, match=r"ends after batch 2 of 3; let that run end"):
         read_history(folder, TERMS, LIMITS, steps=3)
-    with pytest.raises(ValueError, match="has no journal from its beginning; name a run"):
+    with pytest.raises(ValueError, match="there is no journal at .*nowhere; run the stage"):
         read_history(tmp_path / "nowhere", TERMS, LIMITS, steps=2)
     assert not (tmp_path / "nowhere").exists()
+    with Journal(tmp_path / "part") as journal:
+        journal.append(admitted(0, 0))
+    with pytest.raises(ValueError, match="has no journal from its beginning; name a run"):
+        read_history(tmp_path / "part", TERMS, LIMITS, steps=2)
 
 
 def test_a_group_that_expired_is_used_up():

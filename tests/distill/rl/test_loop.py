@@ -13,6 +13,7 @@ from distill.loop import Interrupted
 from distill.metrics import read
 from distill.rl.loop import run_reinforcement
 from distill.rl.order import EarliestDeadline, FirstInFirstOut
+from distill.rl.record import Event
 from distill.rl.reward import Rubric
 from distill.run import Run
 from distill.tasks.exam import Exam
@@ -107,6 +108,18 @@ def test_no_group_is_lost_or_learned_from_twice(strict):
     found = books(folder, STAGE)
     assert not found.lost and not found.doubled
     assert found.counts["consumed"] == 5 * 4
+
+
+def test_its_groups_and_what_it_knew_of_its_prompts_are_read_back(strict):
+    run = Run(strict[0])
+    found = list(run.rollouts(STAGE.name))
+    learned = [one for one in found if one.event is Event.CONSUMED]
+    assert [one.at for one in learned] == sorted([0, 1, 2, 3, 4] * 4)
+    assert [one.group.uid for one in learned] == sorted(one.group.uid for one in learned)
+    tracker, audited = run.tracker(STAGE.name), run.audit(STAGE.name)
+    assert tracker.ids == tuple(item.id for item in ASKED() if item.split == "train") and tracker.now == 5
+    assert {one.group.item for one in learned} <= {tracker.ids[index] for index in np.flatnonzero(tracker.visits)}
+    assert not audited.lost and not audited.doubled and audited.counts["consumed"] == len(learned)
 
 
 @pytest.mark.parametrize("order", [FirstInFirstOut(), EarliestDeadline()], ids=["strict", "by deadline"])
