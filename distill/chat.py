@@ -20,7 +20,7 @@ from pathlib import Path
 
 from distill.run import Run, load_run
 from distill.state import Weights
-from distill.trained import learners, load_weights
+from distill.trained import is_run, learners, load_weights
 from models import huggingface, prompt
 from models.bpe import open_tokenizer
 from models.images import TILES, Tiled, read_image, split
@@ -70,9 +70,7 @@ def open_partner(path: Path, names: Sequence[str], tokenizer: str | None, dtype:
       ValueError: there is no model, several where none was named, or its tokenizer is missing or another's.
     """
     asked = None if tokenizer is None else Bytes() if tokenizer == "bytes" else open_tokenizer(tokenizer)
-    if not (path / "config.json").is_file():
-        raise ValueError(f"{path} is neither a run nor a checkpoint: it has no config.json")
-    if (path / "manifest.json").is_file() or (path / "environment.json").is_file():
+    if is_run(path):
         run = load_run(path)
         stage, learner = names or _only(run)
         return Partner(load_weights(path, stage, learner), asked or run.tokenizer)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from distill.progress import Progress
 from distill.run import load_run
-from distill.trained import learners, load_weights
+from distill.trained import last, load_weights
 from models import huggingface
 
 
@@ -34,12 +34,7 @@ def export(
         FileNotFoundError: the stage has not saved anything yet.
     """
     found = load_run(run)
-    stages = {name: [each["name"] for each in taught] for name, taught in learners(found.config).items()}
-    chosen = list(stages)[-1] if stage is None else stage
-    names = stages.get(chosen, [])
-    if learner is None and len(names) > 1:
-        raise ValueError(f"stage {chosen!r} of {run} has learners {names}; say which with --learner")
-    weights = load_weights(run, chosen, next(iter(names), "") if learner is None else learner)
+    weights = load_weights(run, *last(found, stage, learner))
     with Progress(100, f"writing {to}") as bar:
         huggingface.save(
             to,

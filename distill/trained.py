@@ -13,20 +13,34 @@ from models.config import Config, Layer, RopeScaling, Tempering, Vision
 _CLASSES = {one.__name__: one for one in (Config, Layer, RopeScaling, Tempering, Vision)}
 
 
-def load_weights(path: str | Path, stage: str, learner: str, mesh: Mesh | None = None) -> Weights:
-    """The newest weights of a learner, without its optimizer: `load_weights("runs/herd", "distil", "scout").model`.
+def load_weights(
+    path: str | Path, stage: str, learner: str, mesh: Mesh | None = None, step: int | None = None
+) -> Weights:
+    """The weights of a learner, without its optimizer: `load_weights("runs/herd", "distil", "scout").model`.
 
     Args:
       path: a run folder, finished or not.
       stage: the stage that trained it.
       learner: its name.
       mesh: where to put the weights; one device if not given.
+      step: of the checkpoint to read, one of those that the run has kept; the newest if not given.
 
     Raises:
       ValueError: the run has no such stage or learner, or none of its checkpoints is whole.
-      FileNotFoundError: the stage has not saved anything yet.
+      FileNotFoundError: the stage has not saved anything yet, or nothing of that step.
     """
-    return read_weights(load_run(path), stage, learner, mesh or Mesh())
+    return read_weights(load_run(path), stage, learner, mesh or Mesh(), step)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run's, and not that of a checkpoint in the Hugging Face layout.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path} is neither a run nor a checkpoint: it has no config.json")
+    return (path / "manifest.json").is_file() or (path / "environment.json").is_file()
 
 
 def describe(path: str | Path, stage: str, learner: str) -> Config:
@@ -58,6 +72,20 @@ def identity(path: str | Path, stage: str, learner: str, step: int | None = None
     run = load_run(path)
     with Checkpoints(run.checkpoints(stage), writable=False) as checkpoints:
         return identify(describe(path, stage, learner), checkpoints.fingerprints(f"{learner}.weights", step))
+
+
+def last(run: Run, stage: str | None = None, learner: str | None = None) -> tuple[str, str]:
+    """A stage and a learner of a run; the last stage where none is named, and its learner where it has one alone.
+
+    Raises:
+      ValueError: it has several, and none is named.
+    """
+    taught = learners(run.config)
+    chosen = [*taught][-1] if stage is None else stage
+    names = [one["name"] for one in taught.get(chosen, [])]
+    if learner is None and len(names) > 1:
+        raise ValueError(f"stage {chosen!r} of {run.path} has learners {names}; say which with --learner")
+    return chosen, next(iter(names), "") if learner is None else learner
 
 
 def model_config(found: dict[str, Any]) -> Config:

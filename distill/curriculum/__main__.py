@@ -1,29 +1,41 @@
-"""Measures how hard the questions of a pool are for a learner of a run, and writes the table.
+"""Measures how hard the questions of a pool are for a learner of a run, or for a checkpoint, and writes the table.
 
-python -m distill.curriculum measure runs/sft sft student --to difficulty.json
-python -m distill.curriculum measure runs/sft sft student --to difficulty.json --tasks reverse add --levels 0 1
+python -m distill.curriculum measure runs/sft difficulty.json --stage sft --learner student --step 200
+python -m distill.curriculum measure FOLDER difficulty.json      a checkpoint in the Hugging Face layout
+python -m distill.curriculum measure runs/sft difficulty.json --tasks reverse add --levels 0 1
 python -m distill.curriculum show difficulty.json
 """
 
 import statistics
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from distill.curriculum.measure import measure as measured
+from distill.curriculum.measure import measure_given
 from distill.curriculum.table import Table
 from distill.data.manifest import Split
+from distill.given import Given
 from distill.process import settle
+from distill.run import load_run
 from distill.tasks.exam import Exam
 from distill.tasks.lines import File
 from distill.tasks.small import Small
+from distill.trained import is_run, last
+from models.bpe import open_tokenizer
+from models.tokenizer import Bytes
 
 
 def measure(
-    run: Path,
-    stage: str,
-    learner: str,
+    model: Path,
     to: Path,
+    stage: str | None = None,
+    learner: str | None = None,
+    step: int | None = None,
+    tokenizer: str | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
     tasks: tuple[str, ...] = ("reverse", "sort", "add"),
     levels: tuple[int, ...] = (0, 1, 2),
     file: Path | None = None,
@@ -34,13 +46,16 @@ def measure(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> None:
-    """Asks a learner every question so many times; writes the table, and says what is in it.
+    """Asks a model every question so many times; writes the table, and says what is in it.
 
     Args:
-        run: a run folder.
-        stage: of it.
-        learner: its name.
+        model: a run folder, or that of a checkpoint in the Hugging Face layout.
         to: the file to write.
+        stage: of a run; its last, if not given.
+        learner: of the stage; may be left out where it has one only.
+        step: of the learner, of those that the run has kept; the newest, if not given.
+        tokenizer: of a checkpoint whose folder has none: a path, or `bytes`.
+        dtype: of the weights of a checkpoint.
         tasks: of our own generators; not with `file`.
         levels: of each.
         file: a pool of questions, JSON lines (`distill.tasks.lines`), in place of the generators.
@@ -54,7 +69,16 @@ def measure(
     settle()
     pool = (Small(tasks=tasks, levels=levels, train=questions) if file is None else File(str(file)))()
     exam = Exam(attempts=attempts, tokens=tokens, temperature=temperature, seed=seed)
-    table, marks = measured(run, stage, learner, pool.select(split=split), exam)
+    asked = pool.select(split=split)
+    if is_run(model):
+        if tokenizer is not None:
+            raise ValueError(f"{model} is a run, which has a tokenizer; leave out --tokenizer {tokenizer}")
+        table, marks = measured(model, *last(load_run(model), stage, learner), asked, exam, step)
+    else:
+        _check_no_run(model, {"stage": stage, "learner": learner, "step": step})
+        speaks = None if tokenizer is None else Bytes() if tokenizer == "bytes" else open_tokenizer(tokenizer)
+        given = Given(name=model.name, folder=str(model), dtype=dtype, text_only=True)
+        table, marks = measure_given(given, asked, exam, speaks)
     table.save(to)
     print(f"{'':16}{'questions':>10}{'pass@1':>9}{f'pass@{min(8, attempts)}':>9}{'greedy':>9}{'tokens':>9}")
     for name, cell in marks.cells().items():
@@ -64,6 +88,12 @@ def measure(
             f"{name:16}{len(cell.items):10}{right.mean():9.3f}{many:9.3f}{cell.greedy.mean():9.3f}{cell.tokens.mean():9.1f}"
         )
     show(to)
+
+
+def _check_no_run(folder: Path, asked: dict[str, object]) -> None:
+    found = [f"--{name} {value}" for name, value in asked.items() if value is not None]
+    if found:
+        raise ValueError(f"{folder} is no run, and what it holds has no {' '.join(found)}; leave it out, or name a run")
 
 
 def show(table: Path) -> None:
@@ -77,12 +107,16 @@ def show(table: Path) -> None:
     print(f"  never {never}, always {always}; difficulty {statistics.fmean(found.difficulty()):.3f} on average")
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line. Exit code 1: a clear error."""
     import tyro
 
+    commands = {"measure": measure, "show": show}
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"measure": measure, "show": show}, config=(tyro.conf.PositionalRequiredArgs,)
-        )
+        tyro.extras.subcommand_cli_from_dict(commands, args=arguments, config=(tyro.conf.PositionalRequiredArgs,))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
