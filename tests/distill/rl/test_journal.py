@@ -215,6 +215,25 @@ def test_that_a_batch_is_consumed_is_on_the_disk_before_the_learner_goes_on(tmp_
     assert synced[1] == end
 
 
+def test_a_file_is_on_the_disk_before_the_next_is_begun(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+    with Journal(tmp_path, segment=1) as journal:
+        first = only(tmp_path).stat().st_ino
+        monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file).st_ino), fsync(file)))
+        end = journal.append(RECORDS[0])
+        assert not synced
+        journal.append(RECORDS[1])
+    assert synced[:2] == [first, (tmp_path / f"{end:020d}.journal").stat().st_ino]
+
+
+def test_one_that_is_closed_already_closes_no_file_of_others(tmp_path):
+    journal = Journal(tmp_path)
+    journal.close()
+    with open(tmp_path / "other", "w") as other:  # it may have the number that the journal's had
+        journal.close()
+        other.write("still open")
+
+
 def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path):
     import resource
 
