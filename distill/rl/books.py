@@ -99,7 +99,9 @@ class Books:
     def begin(self) -> None:
         """An empty journal, that says what it is of."""
         self.journal.truncate(0)
-        self.journal.append(Record(Event.BEGUN, (), 0, {**self.terms, "ids": list(self.tracker.ids)}))
+        kinds = None if self.tracker.kinds is None else self.tracker.kinds.tolist()
+        prompts = {"ids": list(self.tracker.ids), "kinds": kinds}
+        self.journal.append(Record(Event.BEGUN, (), 0, {**self.terms, **prompts}))
 
     def admit(self, published: int) -> list[Job]:
         """The groups to draw now that the actor has a version."""

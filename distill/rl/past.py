@@ -4,9 +4,11 @@ Nothing is opened to be written, so the run may be over, stopped or under way: `
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from distill.checkpoint import Checkpoints
 from distill.curriculum.table import Table
@@ -75,14 +77,15 @@ def read_tracker(run: Run, stage: str, step: int | None = None) -> Tracker:
     """
     books = _books(run, stage, step)
     first = next(read_records(folder_of(run.path, stage)), None)
-    if first is None or first.event is not Event.BEGUN or "ids" not in first.facts:
+    if first is None or first.event is not Event.BEGUN or not {"ids", "kinds"} <= {*first.facts}:
         raise ValueError(
             f"the journal of stage {stage!r} of {run.path} does not name its prompts, as an older version began it; "
             'make the tracker yourself: Tracker.blank(ids).restore(checkpoint.meta["books"]["tracker"])'
         )
-    ids, measured = tuple(first.facts["ids"]), run.path / "difficulty" / f"{stage}.json"
-    start = Tracker.begin(ids, Table.load(measured)) if measured.exists() else Tracker.blank(ids)
-    return start.restore(books["tracker"])
+    ids, kinds = tuple(first.facts["ids"]), first.facts["kinds"]
+    measured = run.path / "difficulty" / f"{stage}.json"
+    begun = Tracker.begin(ids, Table.load(measured)) if measured.exists() else Tracker.blank(ids)
+    return replace(begun, kinds=None if kinds is None else np.array(kinds)).restore(books["tracker"])
 
 
 def audit_books(run: Run, stage: str) -> Audit:

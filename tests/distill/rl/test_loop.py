@@ -118,6 +118,7 @@ def test_its_groups_and_what_it_knew_of_its_prompts_are_read_back(strict):
     assert [one.group.uid for one in learned] == sorted(one.group.uid for one in learned)
     tracker, audited = run.tracker(STAGE.name), run.audit(STAGE.name)
     assert tracker.ids == tuple(item.id for item in ASKED() if item.split == "train") and tracker.now == 5
+    assert tracker.kinds is not None and len(set(tracker.kinds.tolist())) == 2
     assert {one.group.item for one in learned} <= {tracker.ids[index] for index in np.flatnonzero(tracker.visits)}
     assert not audited.lost and not audited.doubled and audited.counts["consumed"] == len(learned)
 

@@ -1,5 +1,7 @@
 """The past of a stage: read beside who writes it, half-written ends and all, and refused where it cannot have been."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -104,11 +106,11 @@ KNOWN = Table(ids=IDS[::-1], attempts=np.full(3, 4), successes=np.array([4, 0, 1
 @pytest.fixture
 def saved(tmp_path):
     """A run of a journal and two checkpoints, of what was known of three prompts, and what was measured before."""
-    first = Tracker.begin(IDS, KNOWN)
+    first = replace(Tracker.begin(IDS, KNOWN), kinds=np.array([0, 0, 1]))
     second = first.observe(np.array([1]), np.array([2]), np.array([8]), 3)
     controller = {"groups": [[3, 3, 1, "out"]]}
     with Journal(folder_of(tmp_path, "rl")) as journal, Checkpoints(tmp_path / "checkpoints" / "rl") as checkpoints:
-        journal.append(Record(Event.BEGUN, (), 0, {"ids": list(IDS)}))
+        journal.append(Record(Event.BEGUN, (), 0, {"ids": list(IDS), "kinds": [0, 0, 1]}))
         for step, known in ((1, first), (2, second)):
             journal.append(admitted(step + 1, 0))
             books = {"tracker": known.state(), "journal": journal.end, "controller": controller}
