@@ -44,6 +44,11 @@ def check_stage(stage: Stage, earlier: Known, mesh: Mesh) -> None:
     if stage.pacing is not None:
         check_heard(stage, stage.pacing.by, earlier, "an earlier")
     _check_sight(stage, earlier)
+    if stage.packed and (stage.rollout is not None or stage.pacing is not None):
+        raise ValueError(
+            f"{where}: packed rows have several questions, and a rollout completes one prompt a row, a pacing counts "
+            f"one question a row; it has rollout={stage.rollout} and pacing={stage.pacing}: leave packed out, or both"
+        )
 
 
 def check_counts(stage: Staged, names: tuple[str, ...]) -> None:

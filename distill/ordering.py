@@ -13,7 +13,7 @@ from distill.curriculum.reducible import Reducible
 from distill.data.batch import Batch
 from distill.data.loader import Loader
 from distill.data.manifest import Documents, fingerprint
-from distill.data.question import alone
+from distill.data.question import uncut
 from distill.data.source import Source
 from distill.hold import AsItIs
 from distill.likelihood import label_logps
@@ -32,7 +32,7 @@ def ordered(room: Room, stage: Stage, loader: Loader, source: Source, pacing: Pa
     documents = loader.training(source)
     table = reducible(room, stage, loader, documents, source, pacing)
     # A question is a row, whatever its length; text fills rows, and its first token is no label.
-    sizes = np.full(len(documents), float(loader.length)) if alone(documents[0]) else table.tokens + 1.0
+    sizes = np.full(len(documents), float(loader.length)) if uncut(documents[0]) else table.tokens + 1.0
     return arrange(table, sizes, stage, loader.seed, pacing)
 
 

@@ -63,6 +63,7 @@ def stage_batches(room: Room, stage: Stage) -> Batches:
         data=experiment.corpus_of(stage).manifest().sha256,
         teacher=room.identity(stage.teacher or ""),
         documents=stage.documents,
+        packed=stage.packed,
         change=repr(stage.change),
         temperature=1.0,
     )

@@ -161,6 +161,9 @@ class Stage:
     """rows of a batch over all devices"""
     length: int = 128
     """tokens of a row"""
+    packed: bool = False
+    """questions share rows, as many whole ones as fit, each as if it were alone; else each is a row of its own, the
+    rest padding. A batch then holds as many questions as its rows have room for; text shares rows always"""
     accumulate: int = 1
     """micro-batches a batch is cut into; gradients and counts are summed, divided once"""
     rollout: OnPolicy | FromTeacher | None = None
@@ -197,7 +200,8 @@ class Stage:
         """How its corpus becomes rows: the learners, and their teacher, see alike."""
         return Loader(
             rows=self.rows, length=self.length, seed=seed, tokenizer=tokenizer, documents=self.documents,
-            images=self.images, vision=self.learners[0].model.vision, domains=domains, change=self.change,
+            images=self.images, vision=self.learners[0].model.vision, domains=domains, packed=self.packed,
+            change=self.change,
         )  # fmt: skip
 
     @property

@@ -60,14 +60,11 @@ class Capture:
             tokenizer=self.experiment.tokenizer.fingerprint,
             data=self.experiment.corpus_of(self.stage).manifest().sha256,
             documents=self.stage.documents,
+            packed=self.stage.packed,
             order=describe_order(self.experiment, self.stage),
             change=repr(self.stage.change),
-            form=self.form,
-            rows=self.stage.rows,
-            batches=self.stage.steps,
-            processes=processes,
-            shard=self.shard,
-        )
+            form=self.form, rows=self.stage.rows, batches=self.stage.steps, processes=processes, shard=self.shard,
+        )  # fmt: skip
 
     def run(self, store: Store, process: int = 0, processes: int = 1, quiet: bool = False) -> None:
         """Writes what is missing of this process's rows.

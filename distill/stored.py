@@ -41,6 +41,8 @@ class About:
     """hash of the corpus"""
     documents: int | None
     """of the corpus, drawn by the seed, that the rows are of; None: all"""
+    packed: bool = False
+    """whether questions share rows"""
     order: str
     """what decides which rows of it come in which order"""
     change: str

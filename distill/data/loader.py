@@ -11,8 +11,10 @@ from jaxtyping import Int, Shaped
 
 from distill.data.batch import Batch
 from distill.data.manifest import Document, Documents, Drawn, Split
-from distill.data.question import Reader, alone
+from distill.data.packing import joined, read, shared
+from distill.data.question import Reader, uncut
 from distill.data.source import Source
+from distill.data.text import tokenise
 from models.tokenizer import Bytes, Tokenizer
 from models.tower import Vision
 
@@ -53,7 +55,8 @@ class Loader:
 
     A document is begin_of_text, its text, end_of_text. Documents follow each other in rows of `length` + 1 tokens;
     one that meets the end of its row goes on in the next, as a piece with positions from 0. A row gives `length` tokens
-    and, one place to their right, as many labels. A document with an answer is a row by itself (see `Reader`).
+    and, one place to their right, as many labels. A document with an answer is never cut (see `Reader`): it is a row by
+    itself or, `packed`, shares one with others, each as if it were alone.
     """
 
     rows: int
@@ -73,6 +76,8 @@ class Loader:
     """how models see the images of documents that have some"""
     domains: tuple[str, ...] = ()
     """the corpus's domains, where tokens are to know the numbers of theirs"""
+    packed: bool = False
+    """questions share rows, first fit; else each is a row. Text always shares them"""
     change: Change | None = None
     """what becomes of training batches, such as noise in their labels; held-out ones stay as they are"""
 
@@ -108,27 +113,26 @@ class Loader:
         Args:
           source: the corpus.
           process, processes: whose share of it.
-          order: places of `training` documents in the order in which they are read, again and again; packed rows are
+          order: places of `training` documents in the order in which they are read, again and again; rows of text are
             still shuffled in windows. None: a shuffle.
 
         Raises:
-          ValueError: rows cannot be shared among the processes, or the corpus is smaller than a row for each.
+          ValueError: rows cannot be shared among the processes, the corpus is smaller than a row for each, or its
+            documents cannot be packed.
         """
         import grain
 
-        rows = self._share(process, processes)
+        share = self._share(process, processes)
         documents = self.training(source, processes)
         if order is None:
             endless = grain.MapDataset.source(documents).seed(self.seed).shuffle().repeat()
         else:
             endless = grain.MapDataset.source(Drawn(documents, order)).repeat()
         ordered = endless[process::processes]
-        if alone(documents[0]):
-            shuffled = self._read(ordered.map(partial(self._row, self._reader(documents[0]))))
-        else:
-            packed = self._packed(ordered)
-            shuffled = grain.experimental.WindowShuffleIterDataset(packed, window_size=self.window, seed=self.seed)
-        batches = shuffled.batch(rows, drop_remainder=True).map(self._batch)
+        rows = self._rows(ordered, documents[0], share)
+        if not uncut(documents[0]):
+            rows = grain.experimental.WindowShuffleIterDataset(rows, window_size=self.window, seed=self.seed)
+        batches = rows.batch(share, drop_remainder=True).map(self._batch)
         return iter(batches if self.change is None else batches.map(self.change))
 
     def held_out_batches(self, source: Source, count: int, process: int = 0, processes: int = 1) -> list[Batch]:
@@ -138,7 +142,8 @@ class Loader:
         may hold padding. Each process gets its rows of every batch.
 
         Raises:
-          ValueError: `count` is less than 1, rows cannot be shared among the processes, or there is no text.
+          ValueError: `count` is less than 1, rows cannot be shared among the processes, there is no text, or it cannot
+            be packed.
         """
         import grain
 
@@ -147,11 +152,7 @@ class Loader:
         share = self._share(process, processes)
         documents = self._documents(source, "held_out", 1)
         ordered = grain.MapDataset.source(documents).seed(0).shuffle()
-        if alone(documents[0]):
-            whole = self._read(ordered.map(partial(self._row, self._reader(documents[0]))))
-        else:
-            whole = self._packed(ordered)
-        rows = islice(whole, count * self.rows)
+        rows = islice(self._rows(ordered, documents[0], self.rows), count * self.rows)
         mine = slice(process * share, (process + 1) * share)
         return [self.filled(some, mine) for some in _groups(rows, self.rows)]
 
@@ -162,8 +163,8 @@ class Loader:
 
     def pieces(self, document: Document) -> Iterator[dict[str, np.ndarray]]:
         """The rows [length + 1] that hold a document and nothing else; every token after its first is a label once."""
-        if alone(document):
-            yield self._row(self._reader(document), document)
+        if uncut(document):
+            yield self._reader(document).row(document, self.length + 1)
             return
         tokens, place = self._tokenise(document)["tokens"], np.arange(self.length + 1, dtype=np.int32)
         for start in range(0, len(tokens) - 1, self.length):
@@ -198,53 +199,36 @@ class Loader:
             f"bring more text, or set a shorter length (it is {self.length})"
         )
 
-    def _packed(self, documents: Any) -> Any:
-        """A grain.MapDataset of documents as a grain.IterDataset of rows."""
-        import grain
-
-        read = self._read(documents.map(self._tokenise))
-        lengths = {name: self.length + 1 for name in ("tokens", *(["domains"] if self.domains else []))}
-        return grain.experimental.ConcatThenSplitIterDataset(read, length_struct=lengths)
-
-    def _read(self, documents: Any) -> Any:
-        """A grain.MapDataset as a grain.IterDataset."""
-        import grain
-
-        # No threads: the documents are in memory or nearly so, and grain's threads cost more than they save there.
-        return documents.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    def _rows(self, documents: Any, first: Document, batch: int) -> Any:
+        """A grain.MapDataset of documents like the first as a grain.IterDataset of rows, for batches of so many."""
+        names, size = ("tokens", *(["domains"] if self.domains else [])), self.length + 1
+        if not uncut(first):
+            if self.packed:
+                raise ValueError(
+                    "packed is for questions with answers, and documents of text share rows anyway; set "
+                    "--stages.N.no-packed"
+                )
+            return joined(documents.map(self._tokenise), size, names)
+        reader = self._reader(first)
+        if self.packed:
+            return shared(documents.map(partial(reader.whole, length=size)), size, (*names, "answer"), batch)
+        return read(documents.map(partial(reader.row, length=size)))
 
     def _tokenise(self, document: Document) -> dict[str, Int[np.ndarray, "n"]]:
-        if alone(document):
+        if uncut(document):
             return {"tokens": self._reader(document).tokenise(document)["tokens"]}
-        if "pieces" not in document:
-            tokens = self.tokenizer.document(document["text"])
-            numbers = {"domains": np.full_like(tokens, self.domains.index(document["domain"]))} if self.domains else {}
-            return {"tokens": tokens} | numbers
-        parts: list[Any] = [[self.tokenizer.begin]]
-        domains, start = [document["pieces"][0][0]], 0
-        for domain, size in document["pieces"]:
-            parts.append(self.tokenizer.encode(document["text"][start : start + size]))
-            domains += [domain] * len(parts[-1])
-            start += size
-        if start != len(document["text"]):
-            raise ValueError(f"the pieces of a document have {start} bytes, its text {len(document['text'])}")
-        row = {"tokens": np.concatenate([*parts, [self.tokenizer.end]], dtype=np.int32)}
-        if self.domains:
-            row["domains"] = np.array([self.domains.index(one) for one in [*domains, domains[-1]]], np.int32)
-        return row
-
-    def _row(self, reader: Reader, document: Document) -> dict[str, np.ndarray]:
-        row = reader.row(document, self.length + 1)
-        if self.domains:
-            row["domains"] = np.full_like(row["tokens"], self.domains.index(document["domain"]))
-        return row
+        return tokenise(document, self.tokenizer, self.domains)
 
     def _reader(self, document: Document) -> Reader:
         """For documents like this one."""
         seen = "images" in document
+        if seen and self.packed:
+            raise ValueError(
+                "the corpus has images, and their questions are rows by themselves; set --stages.N.no-packed"
+            )
         if seen and self.vision is None:
             raise ValueError("the corpus has images, but the models have no vision tower; set model.vision")
-        return Reader(self.tokenizer, self.vision if seen else None, self.images)
+        return Reader(self.tokenizer, self.vision if seen else None, self.images, self.domains)
 
     def _batch(self, rows: dict[str, np.ndarray]) -> Batch:
         return Batch.of_rows(rows, self.tokenizer.pad)

@@ -1,4 +1,4 @@
-"""Questions and answers, about images or not: such a document becomes one row, which is never cut."""
+"""Questions and answers, about images or not: such a document is never cut, and a row by itself or a part of one."""
 
 from dataclasses import dataclass
 
@@ -24,6 +24,8 @@ class Reader:
     """how its images are seen; None: documents have none"""
     images: int
     """of a row, at most"""
+    domains: tuple[str, ...] = ()
+    """the corpus's domains, where tokens are to know the number of theirs"""
 
     def __post_init__(self) -> None:
         if self.vision is None:
@@ -36,7 +38,9 @@ class Reader:
             )
 
     def tokenise(self, document: Document) -> dict[str, Shaped[np.ndarray, "..."]]:
-        """`tokens` [n], `answer` [n] (true where to be learned); with vision `images` [i, c, y, x], zeros behind some.
+        """`tokens` [n], `answer` [n] (true where to be learned), and perhaps `domains` [n] and `images` [i, c, y, x].
+
+        There are zeros behind the images of documents that have fewer than a row.
 
         Raises:
           ValueError: the document has more images than a row, or none, or no answer.
@@ -49,7 +53,10 @@ class Reader:
         question, answer = self.tokenizer.encode(document["text"]), self.tokenizer.encode(document["answer"])
         given = np.concatenate(([self.tokenizer.begin], images, question))
         tokens = np.concatenate((given, answer, [self.tokenizer.end])).astype(np.int32)
-        return {"tokens": tokens, "answer": np.arange(len(tokens)) >= len(given), **pixels}
+        row = {"tokens": tokens, "answer": np.arange(len(tokens)) >= len(given), **pixels}
+        if self.domains:
+            row["domains"] = np.full_like(tokens, self.domains.index(document["domain"]))
+        return row
 
     def _look(self, document: Document, vision: Vision) -> tuple[list[int], dict[str, np.ndarray]]:
         """The tokens that stand for a document's images, and their tiles."""
@@ -65,8 +72,8 @@ class Reader:
             tile[:] = split(each, vision.image, most=1).tiles[0]
         return image * len(found), {"images": pixels}
 
-    def row(self, document: Document, length: int) -> dict[str, Shaped[np.ndarray, "..."]]:
-        """The row [length] of a document, in the names of grain's packing.
+    def whole(self, document: Document, length: int) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """What `tokenise` says of a document that a row [length] can hold.
 
         Raises:
           ValueError: the document is longer than the row.
@@ -78,16 +85,27 @@ class Reader:
                 f"a document with an answer has {size} tokens, a row {length - 1} and one label; it is not cut: "
                 f"set --stages.N.length {size - 1}"
             )
+        return read
+
+    def row(self, document: Document, length: int) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """The row [length] of a document by itself, in the names of grain's packing.
+
+        Raises:
+          ValueError: the document is longer than the row.
+        """
+        read = self.whole(document, length)
+        size = len(read["tokens"])
         place = np.arange(length, dtype=np.int32)
         return {
             "tokens": np.pad(read["tokens"], (0, length - size)),
             "tokens_segment_ids": (place < size).astype(np.int32),
             "tokens_positions": np.where(place < size, place, 0),
             "answer": np.pad(read["answer"], (0, length - size)),
+            **{name: np.pad(read[name], (0, length - size), "edge") for name in ("domains",) if name in read},
             **{name: read[name] for name in ("images",) if name in read},
         }
 
 
-def alone(document: Document) -> bool:
-    """Whether such documents are rows by themselves: questions and answers, with images or without."""
+def uncut(document: Document) -> bool:
+    """Whether such documents stay whole: questions and answers, with images or without."""
     return "images" in document or "answer" in document

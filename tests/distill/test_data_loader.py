@@ -75,8 +75,8 @@ def test_a_document_of_pieces_has_the_tokens_of_its_text_and_each_pieces_domain(
 @pytest.fixture
 def row():
     """Two documents in one row of 9: BEGIN a b c END | BEGIN d e END."""
-    packed = grain.MapDataset.source(Texts(held_out=(b"abc", b"de")).documents("held_out"))
-    rows = next(iter(loader(length=8)._packed(packed)))
+    documents = Texts(held_out=(b"abc", b"de")).documents("held_out")
+    rows = next(iter(loader(length=8)._rows(grain.MapDataset.source(documents), documents[0], 1)))
     return Batch.of_rows({name: x[None] for name, x in rows.items()}, PAD)
 
 

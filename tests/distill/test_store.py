@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -11,15 +12,19 @@ import numpy as np
 import pytest
 
 from distill import Mesh, load_weights, rows, store, stored, targets
+from distill.ceiling import Ceiling
 from distill.checkpoint import Checkpoints
 from distill.data.source import Folder
 from distill.fingerprint import fingerprint, identify
 from distill.hold import Rounded
 from distill.items import named_leaves
 from distill.launch import run_experiment
+from distill.metrics import Metrics
+from distill.reading import stage_batches
 from distill.rollout import OnPolicy
 from distill.room import Room
 from distill.rows import Rows, stored_batches
+from distill.run import Run
 from distill.state import create
 from distill.stored import Store
 from distill.targets import Form
@@ -378,6 +383,15 @@ def test_a_run_refuses_a_store_of_another_tokenizer_or_text_by_name(text, traine
     relabel(tmp_path / "other", **{name: "another"})
     with pytest.raises(ValueError, match=f"the store is another's: {name} is 'another', wanted '"):
         run_experiment(two_stages(text, str(tmp_path / "other")), tmp_path / "run", quiet=True)
+
+
+def test_a_stage_whose_questions_share_rows_reads_no_store_of_a_row_each(text, trained, tmp_path):
+    one = two_stages(text, str(trained / "store"))
+    one = replace(one, stages=(one.stages[0], replace(one.stages[1], packed=True)))
+    with Metrics(tmp_path) as metrics:
+        room = Room(one, Run(trained / "live"), metrics, Ceiling(1.0), threading.Event(), quiet=True)
+        with pytest.raises(ValueError, match="the store is another's: packed is False, wanted True"):
+            stage_batches(room, one.stages[1])
 
 
 def test_a_capture_does_not_go_on_in_another_dtype(text, whole):

@@ -1,0 +1,100 @@
+"""What do questions that share rows save beside a row each, in padding and in time?
+
+The fine-tuning of `experiments/post_training.py`: its student and its 7,200 questions, as many of them a step on either
+side, in rows of 24 tokens or in rows that they share. Batches are on the device; what the loader takes beside a step is
+told apart. A group of packed rows ends where a question finds no room, so a batch holds a few questions more or less:
+what is compared is the time of a question.
+
+    python -m benchmarks.packing            # about a minute on 2 CPU cores
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.timing import alternate
+from distill import Mesh
+from distill.data.batch import Batch
+from distill.data.loader import Loader
+from distill.process import settle
+from distill.reading import put
+from distill.state import State, create
+from distill.step import Step
+from distill.teacher import Silent
+from experiments.post_training import ASKED, student
+from models.llama4 import Execution
+
+LEARNER = student("tuned", None, 6e-3)
+
+
+def count(batches: list[Batch]) -> int:
+    """Questions of batches."""
+    return sum(int(np.sum((one.positions == 0) & (one.segments > 0))) for one in batches)
+
+
+def padding(batches: list[Batch]) -> float:
+    """Share of the tokens of batches that are padding."""
+    return float(np.mean([one.segments == 0 for one in batches]))
+
+
+def trainer(batches: list[Batch]) -> Callable[[], Any]:
+    """The student's steps on batches that are on the device."""
+    mesh = Mesh().build()
+    step = jax.jit(Step((LEARNER,), 1_000_000, Execution()), donate_argnums=0)
+    states: tuple[State, ...] = (create(LEARNER, 1_000_000, mesh, 0),)
+    placed = [put(batch, 1, mesh) for batch in batches]
+
+    def train() -> Any:
+        nonlocal states
+        for batch in placed:
+            states, _ = step(states, Silent(), batch)
+        return states
+
+    return train
+
+
+def measure(length: int, rows: int, steps: int, rounds: int) -> str:
+    """The table: rows of 24 tokens, a question each, against rows that share `length`."""
+    single = Loader(rows=rows, length=24)
+    mean = np.mean([np.sum(one.segments > 0) for one in single.held_out_batches(ASKED, 1)]) / rows
+    loaders = {
+        "each": single,
+        "packed": Loader(rows=max(1, round(rows * mean / (length * 0.97))), length=length, packed=True),
+    }
+    batches, lines = {}, []
+    for name, loader in loaders.items():
+        stream, start = loader.batches(ASKED), time.process_time()
+        batches[name] = [next(stream) for _ in range(steps)]
+        spent = (time.process_time() - start) / count(batches[name])
+        lines.append(
+            f"{name:7} {loader.rows:4} rows of {loader.length:3}, {count(batches[name]) / steps:.1f} questions a step: "
+            f"padding {padding(batches[name]):6.1%}, loader {1e3 * spent:.2f} ms of CPU a question"
+        )
+    table = alternate({name: trainer(some) for name, some in batches.items()}, rounds=rounds)
+    speeds = {name: count(some) / table.median(name) for name, some in batches.items()}
+    ratio = table.ratio("each", "packed") * count(batches["packed"]) / count(batches["each"])
+    lines += [table.show("each")]
+    lines += [
+        f"{name:7} {speed:8,.0f} questions/s, {steps / table.median(name):6.2f} steps/s"
+        for name, speed in speeds.items()
+    ]
+    return "\n".join([*lines, f"packed rows learn from {ratio:.2f} times as many questions a second"])
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--length", type=int, default=96, help="of packed rows")
+    parser.add_argument("--rows", type=int, default=128, help="of a question each")
+    parser.add_argument("--steps", type=int, default=4, help="of a round")
+    parser.add_argument("--rounds", type=int, default=15)
+    settle()
+    print(measure(**vars(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()
