@@ -57,38 +57,35 @@ def trainer(batches: list[Batch]) -> Callable[[], Any]:
     return train
 
 
-def measure(length: int, rows: int, steps: int, rounds: int) -> str:
-    """The table: rows of 24 tokens, a question each, against rows that share `length`."""
-    single = Loader(rows=rows, length=24)
-    mean = np.mean([np.sum(one.segments > 0) for one in single.held_out_batches(ASKED, 1)]) / rows
-    loaders = {
-        "each": single,
-        "packed": Loader(rows=max(1, round(rows * mean / (length * 0.97))), length=length, packed=True),
-    }
+def measure(lengths: tuple[int, ...], rows: int, steps: int, rounds: int) -> str:
+    """The table: rows of 24 tokens, a question each, against as many questions in rows of these lengths."""
+    each = Loader(rows=rows, length=24)
+    size = float(np.mean([np.sum(one.segments > 0) for one in each.held_out_batches(ASKED, 1)]))
+    loaders = {"each": each}
+    for length in lengths:  # as many rows as these questions fill, little of which stays padding
+        loaders[f"packed {length}"] = Loader(rows=max(1, round(size / (0.95 * length))), length=length, packed=True)
     batches, lines = {}, []
     for name, loader in loaders.items():
         stream, start = loader.batches(ASKED), time.process_time()
-        batches[name] = [next(stream) for _ in range(steps)]
-        spent = (time.process_time() - start) / count(batches[name])
+        some = batches[name] = [next(stream) for _ in range(steps)]
+        spent = (time.process_time() - start) / count(some)
         lines.append(
-            f"{name:7} {loader.rows:4} rows of {loader.length:3}, {count(batches[name]) / steps:.1f} questions a step: "
-            f"padding {padding(batches[name]):6.1%}, loader {1e3 * spent:.2f} ms of CPU a question"
+            f"{name:10} {loader.rows:4} rows of {loader.length:3}, {count(some) / steps:.1f} questions a step: "
+            f"padding {padding(some):.1%}, loader {1e3 * spent:.2f} ms of CPU a question"
         )
     table = alternate({name: trainer(some) for name, some in batches.items()}, rounds=rounds)
-    speeds = {name: count(some) / table.median(name) for name, some in batches.items()}
-    ratio = table.ratio("each", "packed") * count(batches["packed"]) / count(batches["each"])
-    lines += [table.show("each")]
-    lines += [
-        f"{name:7} {speed:8,.0f} questions/s, {steps / table.median(name):6.2f} steps/s"
-        for name, speed in speeds.items()
-    ]
-    return "\n".join([*lines, f"packed rows learn from {ratio:.2f} times as many questions a second"])
+    lines.append(table.show("each"))
+    for name, some in batches.items():
+        second, more = count(some) / table.median(name), count(some) / count(batches["each"])
+        ratio = more * table.ratio("each", name)
+        lines.append(f"{name:10} {second:8,.0f} questions/s, {ratio:.2f} times as many as rows of a question each")
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--length", type=int, default=96, help="of packed rows")
+    parser.add_argument("--lengths", type=int, nargs="+", default=(48, 96), help="of packed rows")
     parser.add_argument("--rows", type=int, default=128, help="of a question each")
     parser.add_argument("--steps", type=int, default=4, help="of a round")
     parser.add_argument("--rounds", type=int, default=15)
