@@ -1,6 +1,6 @@
 """Teachers: what a stage hears while it learns. Each turns a batch into a Signal, or into silence."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -77,6 +77,19 @@ class HeardTeacher:
     def signal(self, batch: Batch) -> Signal | None:
         """What it said of the batch; silence where it was not asked."""
         return None if batch.heard is None else Projected(batch.heard, self.head)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class BesideRewards:
+    """A teacher of rows that were drawn and judged: its hidden states come with them, its head is here."""
+
+    head: Float[Array, "d v"]
+
+    def signal(self, batch: Batch) -> Credit:
+        """What the rows have earned, and what it says of every token."""
+        assert isinstance(batch.targets, Credit) and batch.heard is not None
+        return replace(batch.targets, said=Projected(batch.heard, self.head))
 
 
 @jax.tree_util.register_dataclass

@@ -28,7 +28,7 @@ from losses.gate import WSLD, Balance, Gap, Gate, Look, NoGate, Place, TeacherCo
 from losses.hard import CrossEntropy, Hard
 from losses.hidden import Angle, Hidden, RouterMatch, Squared
 from losses.lens import Clear, Lens, PutRight, Top
-from losses.logps import token_logps
+from losses.logps import heard_logps, token_logps
 from losses.loss import Loss
 from losses.policy import SampledReverseKL
 from losses.policy_gradient import PolicyGradient, cispo, dapo, decoupled_ppo, dr_grpo, grpo, gspo
@@ -44,6 +44,7 @@ from losses.shrunk import Shrunk
 from losses.signal import Belief, Dense, Projected, Sides, Signal, Whole
 from losses.sparse import Sampled, TopK
 from losses.tally import Tally
+from losses.toward import Toward
 
 __all__ = [
     "AdaptiveKL",
@@ -134,6 +135,7 @@ __all__ = [
     "Top",
     "TopK",
     "TotalVariation",
+    "Toward",
     "Truncated",
     "TruncatedAndMasked",
     "WSD",
@@ -147,6 +149,7 @@ __all__ = [
     "dr_grpo",
     "grpo",
     "gspo",
+    "heard_logps",
     "informative",
     "mismatch",
     "token_logps",

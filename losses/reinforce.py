@@ -11,11 +11,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from losses.advantage import credited
 from losses.correction import log_weights
 from losses.gate import Place
-from losses.logps import token_logps
+from losses.logps import heard_logps, token_logps
 from losses.loss import Loss
 from losses.policy_loss import PolicyLoss
-from losses.signal import Signal
+from losses.signal import Projected, Signal
 from losses.tally import Tally
+from losses.toward import Toward
 
 AGED = (*("weight", "weight_square", "mismatch", "mismatch_kl"), *("capped", "dropped", "clip_low", "clip_high"))
 """tallies of `PolicyLoss` that are told by age too: how far tokens are from who drew them, and how many are held"""
@@ -29,7 +30,8 @@ class Credit:
     advantages: of each token, in units of the reward. behaviour: log-probability, nats, by whoever drew it, as it was
     when it did, at the sampling temperature. proximal: by the learner at the start of the update; None where this is
     the update's only step. teacher: by a teacher, at the same temperature; None without one. age: how often the learner
-    had changed since whoever drew a row was what the learner is; None where nobody asks.
+    had changed since whoever drew a row was what the learner is; None where nobody asks. said: all that the teacher
+    says at every position, of any token; None where its word on the labels is enough.
     """
 
     __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
@@ -39,6 +41,7 @@ class Credit:
     proximal: Float[Array, "b t"] | None = None
     teacher: Float[Array, "b t"] | None = None
     age: Int[Array, " b"] | None = None
+    said: Projected | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,7 @@ class Reinforce(Loss):
         distillation inside reinforcement learning. Used where `Credit` has a teacher.
       temperature: that the labels were drawn with.
       ages: how many of `Credit.age`, from 0, are told apart in what is logged.
+      toward: a teacher's whole distribution as a term beside the policy loss; None: no such term.
       chunk: positions of t whose logits exist at a time; None for all.
     """
 
@@ -58,6 +62,7 @@ class Reinforce(Loss):
     teacher: float = 0.0
     temperature: float = 1.0
     ages: int = 0
+    toward: Toward | None = None
     chunk: int | None = 64
 
     def __post_init__(self):
@@ -84,27 +89,44 @@ class Reinforce(Loss):
 
         Returns:
           The loss; tallies without gradient: those of `PolicyLoss`, with its peaks as means over micro-batches; hard
-          (the learner's own -log q of the draws), entropy, and with a teacher its cross-entropy, teacher_hard; by age
+          (the learner's own -log q of the draws), entropy, and with a teacher its cross-entropy, teacher_hard; with
+          `toward` its divergence, toward, a mean over tokens before any weight, while loss has the term too; by age
           those of `AGED`, as weight/0, and the peak mismatch_max/0; None.
 
         Raises:
-          ValueError: what comes with the rows is not `Credit`.
+          ValueError: what comes with the rows is not `Credit`, or has not what `toward` needs.
         """
         if not isinstance(signal, Credit):
             raise ValueError(
                 f"Reinforce learns from rows that were drawn and judged (Credit) and was given "
                 f"{type(signal).__name__}; use it in a Reinforcement stage"
             )
-        logp, entropy = token_logps(hidden, head, labels, place.mask, self.temperature, self.chunk)
+        logp, entropy, apart = self._read(hidden, head, signal, labels, place.mask)
         advantages, notes = signal.advantages, {"hard": -logp, "entropy": entropy}
         if signal.teacher is not None:
             advantages = credited(advantages, logp, signal.teacher, self.teacher)
             notes["teacher_hard"] = -signal.teacher
         loss, tallies, peaks = self.policy(logp, signal.behaviour, advantages, place.mask, signal.proximal)
+        if self.toward is not None and apart is not None:
+            term, notes["toward"] = self.policy.aggregation(apart, place.mask), apart
+            loss = Tally(loss.total + self.toward.weight * term.total, loss.count)
+            tallies["loss"] = jax.lax.stop_gradient(loss)
         tallies |= self._by_age(signal, *jax.lax.stop_gradient((logp, advantages)), place.mask)
         one = jnp.ones((), jnp.float32)
         tallies |= {name: Tally.of(jax.lax.stop_gradient(value), place.mask) for name, value in notes.items()}
         return loss, tallies | {name: Tally(peak, one) for name, peak in peaks.items()}, None
+
+    def _read(self, hidden, head, credit: Credit, labels, mask) -> tuple[Array, Array, Array | None]:
+        """Log-probabilities of the labels, entropies, and how far the teacher is where that is asked."""
+        if self.toward is None:
+            return *token_logps(hidden, head, labels, mask, self.temperature, self.chunk), None
+        if credit.said is None:
+            raise ValueError(
+                f"Reinforce(toward={self.toward}) needs what a teacher says of every token (Credit.said), and there is "
+                "none; set the stage's teacher, or leave toward out"
+            )
+        to = self.toward.divergence
+        return heard_logps(hidden, head, labels, mask, credit.said, to, self.temperature, self.chunk)
 
     def _by_age(
         self, credit: Credit, logp: Float[Array, "b t"], advantages: Float[Array, "b t"], mask: Bool[Array, "b t"]

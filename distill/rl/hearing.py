@@ -1,6 +1,5 @@
 """Hearing: what others think of the tokens that were drawn, and what the learner itself does before it moves."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -13,28 +12,46 @@ from distill.likelihood import label_logps
 from distill.rl.stage import Reinforcement
 from distill.room import Room
 from distill.state import Weights
-from losses import Credit
+from distill.teacher import BesideRewards, LiveTeacher, StoredTeacher, Teacher
+from losses import Credit, token_logps
 from models.llama4 import Execution
 
 
-def hearing(room: Room, stage: Reinforcement) -> Callable[[Batch, Weights], Batch]:
+class Hearing:
     """Adds to a batch [a b t] what the teacher thinks of every token, and the learner where it moves more than once.
 
-    A teacher sends tokens to experts of its own; the learner sends them where they went when they were drawn.
-    """
-    teachers = () if stage.teacher is None else room.teachers((stage.teacher,), AsItIs())
+    A teacher sends tokens to experts of its own; the learner sends them where they went when they were drawn. A stage
+    that is drawn toward its teacher needs all that this says: its hidden states of the whole batch, from one pass
+    however many updates are made of it, and its head.
 
-    def hear(batch: Batch, weights: Weights) -> Batch:
-        credit = batch.targets
+    Args:
+      room, stage: what is trained, and where.
+    """
+
+    def __init__(self, room: Room, stage: Reinforcement) -> None:
+        self._stage, self._execution = stage, room.experiment.execution
+        self._teachers = () if stage.teacher is None else room.teachers((stage.teacher,), AsItIs())
+        self.voice: Teacher = StoredTeacher()
+        """what a step hears of a batch"""
+        if stage.toward is not None:
+            (teacher,) = self._teachers
+            self.voice = BesideRewards(teacher.weights.model.head[...].astype(teacher.execution.dtype))
+
+    def __call__(self, batch: Batch, weights: Weights) -> Batch:
+        """The batch, before the learner of these weights moves."""
+        stage, credit = self._stage, batch.targets
         assert isinstance(credit, Credit)
-        for teacher in teachers:
-            said = think(teacher.weights, replace(batch, routes=None), teacher.execution, stage.temperature)
+        heard = None
+        for teacher in self._teachers:
+            own = replace(batch, routes=None)
+            if stage.toward is None:
+                said = think(teacher.weights, own, teacher.execution, stage.temperature)
+            else:
+                said, heard = speak(teacher, own, stage.temperature)
             credit = replace(credit, teacher=said)
         if stage.updates > 1:
-            credit = replace(credit, proximal=think(weights, batch, room.experiment.execution, stage.temperature))
-        return replace(batch, targets=credit)
-
-    return hear
+            credit = replace(credit, proximal=think(weights, batch, self._execution, stage.temperature))
+        return replace(batch, targets=credit, heard=heard)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -42,3 +59,16 @@ def think(weights: Weights, batch: Batch, execution: Execution, temperature: flo
     """Log-probabilities of the labels of a batch [a b t], nats, micro-batch by micro-batch."""
 
     return jax.lax.map(lambda part: label_logps(weights, part, execution, temperature), batch)
+
+
+@partial(jax.jit, static_argnums=2)
+def speak(
+    teacher: LiveTeacher, batch: Batch, temperature: float
+) -> tuple[Float[Array, "a b t"], Float[Array, "a b t d"]]:
+    """What a teacher thinks of the labels of a batch [a b t], as `think` has it, and its hidden states of that pass."""
+
+    def one(part: Batch) -> tuple[Float[Array, "b t"], Float[Array, "b t d"]]:
+        said = teacher.signal(part)
+        return token_logps(said.hidden, said.head, part.labels, part.mask, temperature)[0], said.hidden
+
+    return jax.lax.map(one, batch)

@@ -23,6 +23,7 @@ from distill.tasks.source import Pooled, Questions
 from distill.tasks.system import PLAIN, System
 from losses.policy_gradient import PolicyGradient, decoupled_ppo
 from losses.reinforce import Reinforce
+from losses.toward import Toward
 from models.config import Config
 from models.tokenizer import Tokenizer
 
@@ -87,6 +88,8 @@ class Reinforcement:
     """name of a learner of an earlier stage, or of a given model, that judges every token; None: nobody does"""
     credit: float = 0.0
     """reward per nat by which the teacher likes a token better than the learner does"""
+    toward: Toward | None = None
+    """a term of the loss beside the policy's: all that the teacher says at every token of the answers; None: none"""
     sampler: Sampler = field(default_factory=Learnability)
     """which prompts are drawn"""
     by_kind: bool = True
@@ -147,10 +150,10 @@ class Reinforcement:
                 f"stage {self.name!r}: temperature {self.temperature} and patience {self.patience} must be above 0; an "
                 "answer drawn without chance has no probability to weigh it by"
             )
-        if (self.teacher is None) != (self.credit == 0.0) or self.credit < 0.0:
+        if (self.teacher is None) != (self.credit == 0.0 and self.toward is None) or self.credit < 0.0:
             raise ValueError(
-                f"stage {self.name!r}: teacher={self.teacher!r} with credit={self.credit}; name a teacher and give "
-                "it a credit above 0, or leave both out"
+                f"stage {self.name!r}: teacher={self.teacher!r} with credit={self.credit} and toward={self.toward}; "
+                "name a teacher and give it a credit above 0 or a term (toward), or leave all of them out"
             )
         _ = self.limits, self.learners  # they refuse what they cannot be
 
@@ -190,8 +193,8 @@ class Reinforcement:
     def learners(self) -> tuple[Learner, ...]:
         """The learner, with the loss of this stage."""
         ages = self.limits.max_policy_lag + 1
-        loss = Reinforce(policy=self.gradient.loss, teacher=self.credit, temperature=self.temperature, ages=ages)
-        return (replace(self.learner, loss=loss),)
+        asked = Reinforce(policy=self.gradient.loss, teacher=self.credit, toward=self.toward, ages=ages)
+        return (replace(self.learner, loss=replace(asked, temperature=self.temperature)),)
 
     @property
     def optimizer_steps(self) -> int:

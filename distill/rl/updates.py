@@ -7,14 +7,13 @@ import numpy as np
 from jaxtyping import Float
 
 from distill.reading import put
-from distill.rl.hearing import hearing
+from distill.rl.hearing import Hearing
 from distill.rl.rollouts import Rollouts
 from distill.rl.rows import to_batch
 from distill.rl.stage import Reinforcement
 from distill.room import Room
 from distill.state import State
 from distill.step import Metrics, Step
-from distill.teacher import StoredTeacher
 
 
 class Updates:
@@ -27,7 +26,7 @@ class Updates:
     def __init__(self, room: Room, stage: Reinforcement) -> None:
         self._stage, self._pad = stage, room.experiment.tokenizer.pad
         self._mesh = room.experiment.mesh.build()
-        self._hear = hearing(room, stage)
+        self._hear = Hearing(room, stage)
         self._step = jax.jit(Step(stage.learners, stage.optimizer_steps, room.experiment.execution), donate_argnums=0)
 
     def __call__(
@@ -40,6 +39,6 @@ class Updates:
         told: list[Metrics] = []
         for start in range(0, stage.updates * size, size):
             part = batch if stage.updates == 1 else jax.tree.map(lambda x, at=start: x[at : at + size], batch)
-            (state,), metrics = self._step((state,), StoredTeacher(), part)
+            (state,), metrics = self._step((state,), self._hear.voice, part)
             told.append(metrics)
         return state, told[0] if len(told) == 1 else jax.tree.map(lambda *tallies: sum(tallies), *told)

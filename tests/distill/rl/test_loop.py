@@ -18,6 +18,7 @@ from distill.rl.reward import Rubric
 from distill.run import Run
 from distill.tasks.exam import Exam
 from distill.trained import load_weights
+from losses import Toward
 from models.tokenizer import Bytes
 from tests.distill.rl.begun import ASKED, EVEN, MODEL, SLOW, STAGE, AtLook, Spoilt, books, finish, opened
 
@@ -232,8 +233,10 @@ def test_a_teacher_that_is_the_learner_thinks_of_every_token_what_the_learner_th
         ({"updates": 3, "max_policy_lag": 9}, "4 groups of 4 do not divide into updates=3 of whole groups"),
         ({"updates": 2}, "answers are up to 3 optimizer steps old, and max_policy_lag is 1; raise it, or make fewer"),
         ({"temperature": 0.0}, "an answer drawn without chance has no probability"),
-        ({"teacher": "begun"}, "teacher='begun' with credit=0.0; name a teacher and give it a credit"),
-        ({"credit": 1.0}, "teacher=None with credit=1.0"),
+        ({"teacher": "begun"}, "teacher='begun' with credit=0.0 and toward=None; name a teacher and give it a credit"),
+        ({"credit": 1.0}, "teacher=None with credit=1.0 and toward=None; .* or leave all of them out"),
+        ({"toward": Toward(weight=1.0)}, r"teacher=None with credit=0.0 and toward=Toward\(weight=1.0, .*\); name a"),
+        ({"teacher": "begun", "credit": -1.0, "toward": Toward(weight=1.0)}, "teacher='begun' with credit=-1.0"),
         ({"pipeline_depth": 2}, "pipeline_depth 2 must lie within 0 and max_policy_lag 1"),
     ],
 )
