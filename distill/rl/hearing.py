@@ -34,7 +34,7 @@ class Hearing:
         self.voice: Teacher = StoredTeacher()
         """what a step hears of a batch"""
         if stage.toward is not None:
-            (teacher,) = self._teachers
+            teacher = next(iter(self._teachers))
             self.voice = BesideRewards(teacher.weights.model.head[...].astype(teacher.execution.dtype))
 
     def __call__(self, batch: Batch, weights: Weights) -> Batch:
