@@ -47,6 +47,7 @@ bench: $(CORE) $(PEERS)
 	.venv/bin/python -m benchmarks.import_memory
 	.venv/bin/python -m benchmarks.long_context
 	.venv/bin/python -m benchmarks.decode
+	.venv/bin/python -m benchmarks.packing
 	.venv/bin/python -m benchmarks.store
 	.venv/bin/python -m benchmarks.step $(ARGS)
 
