@@ -30,19 +30,18 @@ class Hearing:
 
     def __init__(self, room: Room, stage: Reinforcement) -> None:
         self._stage, self._execution = stage, room.experiment.execution
-        self._teachers = () if stage.teacher is None else room.teachers((stage.teacher,), AsItIs())
+        self._teacher = None if stage.teacher is None else room.teachers((stage.teacher,), AsItIs())[0]
         self.voice: Teacher = StoredTeacher()
         """what a step hears of a batch"""
-        if stage.toward is not None:
-            teacher = next(iter(self._teachers))
-            self.voice = BesideRewards(teacher.weights.model.head[...].astype(teacher.execution.dtype))
+        if self._teacher is not None and stage.toward is not None:
+            head = self._teacher.weights.model.head[...]
+            self.voice = BesideRewards(head.astype(self._teacher.execution.dtype))
 
     def __call__(self, batch: Batch, weights: Weights) -> Batch:
         """The batch, before the learner of these weights moves."""
-        stage, credit = self._stage, batch.targets
+        stage, teacher, credit, heard = self._stage, self._teacher, batch.targets, None
         assert isinstance(credit, Credit)
-        heard = None
-        for teacher in self._teachers:
+        if teacher is not None:
             own = replace(batch, routes=None)
             if stage.toward is None:
                 said = think(teacher.weights, own, teacher.execution, stage.temperature)
