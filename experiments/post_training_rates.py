@@ -1,5 +1,5 @@
-"""The learning rates of experiments/post_training.py: every method of it at three, as many for each, on a seed that is
-not reported.
+"""The learning rates of experiments/post_training.py: every method of it at three or four, until the best is not the
+highest, on a seed that is not reported.
 
     python experiments/post_training_rates.py
 
