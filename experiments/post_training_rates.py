@@ -1,5 +1,5 @@
 """The learning rates of experiments/post_training.py: every method of it at three or four, until the best is not the
-highest, on a seed that is not reported.
+highest (but of light fine-tuning, where all begin), on a seed that is not reported.
 
     python experiments/post_training_rates.py
 
