@@ -19,7 +19,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 
 herd: $(CORE)
 	.venv/bin/python experiments/herd.py $(ARGS)
-	.venv/bin/python experiments/post_training_short.py $(ARGS)
+	.venv/bin/python -m experiments.post_training_short $(ARGS)
 
 # Lint and notebooks run beside each other: each is one process, the tests are one for every core.
 test: $(FULL)

@@ -5,9 +5,9 @@ newest weights) and asynchronously (answers are up to two updates old). A group 
 that is simulated: on one machine drawing and learning share the cores and cannot overlap, waiting can, and waiting is
 what long answers, tools and slow rewards are.
 
-    python experiments/asynchronous.py --seeds 12
+    python -m experiments.asynchronous --seeds 12
     python -m experiments.asynchronous runs/asynchronous     # wall times and lags
-    python experiments/asynchronous.py --tiny
+    python -m experiments.asynchronous --tiny
 
 Cost and result: experiments/README.md.
 """

@@ -7,8 +7,8 @@ own right answers to its own wrong ones. Beside it, from the same fine-tuned stu
 more on right answers, and the teacher's word on the student's own answers. And where a third of the demonstrations are
 wrong: rewards against more of the same.
 
-    python experiments/post_training.py --seeds 3
-    python experiments/post_training.py --tiny
+    python -m experiments.post_training --seeds 3
+    python -m experiments.post_training --tiny
 
 Cost and result: experiments/README.md.
 """

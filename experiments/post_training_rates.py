@@ -1,7 +1,7 @@
 """The learning rates of experiments/post_training.py: every method of it at three or four, until the best is not the
 highest (but of light fine-tuning, where all begin), on a seed that is not reported.
 
-    python experiments/post_training_rates.py
+    python -m experiments.post_training_rates
 
 The best rate by the mean share of right answers is the one in that file. Cost and result: experiments/README.md.
 """

@@ -3,7 +3,7 @@
 A student begins on right answers, keeps the half of the questions that it finds hard, is fine-tuned on them under
 system prompts, rewarded, and taught what to prefer. No teacher and no controls: experiments/post_training.py has them.
 
-    python experiments/post_training_short.py
+    python -m experiments.post_training_short
 """
 
 from dataclasses import replace

@@ -132,3 +132,13 @@ def test_what_the_readme_writes_is_an_experiment():
     exec("\n".join(blocks[:-1]), names)  # the last one reads a run
     options = parse(names["EXPERIMENT"], ["--stages.1.steps", "7"])
     assert options.experiment.name == "sure" and options.experiment.stages[1].steps == 7
+
+
+def test_an_experiment_that_is_run_by_its_file_imports_no_other():
+    """Its folder is no package that is installed; `python -m experiments.name` finds the others, from the root."""
+    texts = [ROOT / "Makefile", *ROOT.glob("*.md"), *ROOT.glob("experiments/*")]
+    told = "".join(path.read_text() for path in texts if path.is_file())
+    by_file = set(re.findall(r"python experiments/(\w+)\.py", told))
+    assert "herd" in by_file
+    for name in by_file:
+        assert "from experiments" not in (ROOT / "experiments" / f"{name}.py").read_text(), name
