@@ -21,7 +21,7 @@ herd: $(CORE)
 	.venv/bin/python experiments/herd.py $(ARGS)
 	.venv/bin/python -m experiments.post_training_short $(ARGS)
 
-# Lint and notebooks run beside each other: each is one process, the tests are one for every core.
+# Lint runs beside the notebooks, of which two run at once; the tests are a process for every core by themselves.
 test: $(FULL)
 	$(MAKE) --jobs=2 lint notebooks
 	$(MAKE) unit
@@ -36,7 +36,7 @@ unit: $(FULL)
 	.venv/bin/python -m pytest -n 2 $(ARGS)
 
 notebooks: $(FULL)
-	.venv/bin/python -m pytest --nbmake --nbmake-timeout=900 --timeout=0 notebooks
+	.venv/bin/python -m pytest -n 2 --nbmake --nbmake-timeout=900 --timeout=0 notebooks
 
 proofs: $(PROOFS)
 	for proof in proofs/*.py; do echo "$$proof" && .venv-proofs/bin/python "$$proof" || exit 1; done
