@@ -3,7 +3,8 @@ highest (but of light fine-tuning, where all begin), on a seed that is not repor
 
     python -m experiments.post_training_rates
 
-The best rate by the mean share of right answers is the one in that file. Cost and result: experiments/README.md.
+The best rate by the mean share of right answers is the one in that file, but for light fine-tuning.
+Cost and result: experiments/README.md.
 """
 
 from dataclasses import replace

@@ -40,7 +40,7 @@ class Pacing:
 
 
 def check_pacing(stage: str, pacing: Pacing | None, earlier: Container[str], frozen: bool) -> None:
-    """Refuses a pacing for want of who is measured, or of a frozen teacher in memory to measure against.
+    """Refuses a pacing for want of who is measured, of a frozen teacher in memory to measure against, or of kinds.
 
     Raises:
       ValueError: as it says.
@@ -57,6 +57,9 @@ def check_pacing(stage: str, pacing: Pacing | None, earlier: Container[str], fro
             f"stage {stage!r}: its documents are paced by the loss of {pacing.by!r}, which is not given and no learner "
             "of an earlier stage; name one"
         )
+    pacing.sampler.weights(
+        Tracker.blank(("any",)), 0.0
+    )  # refuses now what it would refuse then: documents have no kinds
 
 
 def schedule(

@@ -69,7 +69,7 @@ class Learnability(Sampler):
         chances = relative ** (1.0 / self.temperature)
         if self.even:
             if tracker.kinds is None:
-                raise ValueError(f"{self}: the tracker has no kinds to draw alike; give it some, or set even to False")
+                raise ValueError(f"{self}: the tracker has no kinds to draw alike; set by_kind, or even to False")
             kinds = tracker.kinds[live]
             chances = chances / np.bincount(kinds)[kinds]
         return _floored(chances, live, self.floor)

@@ -56,7 +56,7 @@ class Tracker:
     """number of each prompt's kind: before anybody has tried one, it is believed to be as hard as others of its kind
     were lately; None: they tell nothing of it. It is no part of the state"""
     memory: float = 20.0
-    """draws after which an outcome says half as much of others of its kind"""
+    """draws after which what is known of a prompt says half as much of others of its kind, if it was not seen again"""
 
     def __post_init__(self):
         if not 0.0 < self.discount <= 1.0:
@@ -100,7 +100,7 @@ class Tracker:
         """What is to be believed of each prompt's chance to be solved.
 
         With kinds, the prior keeps its strength and takes its mean from what was seen of the kind, the prompt's own
-        outcomes too: the mean of a kind's outcomes, each by how long ago it was.
+        outcomes too: each prompt's faded outcomes, all of them by how long ago it was last seen.
         """
         if self.kinds is None:
             return self.prior.after(self.successes, self.failures)

@@ -80,7 +80,7 @@ class Books:
     @property
     def terms(self) -> dict[str, Any]:
         """What a journal says it is of; only a stage of the same can follow it."""
-        same = ("steps", "updates", "samples", "tokens", "temperature", "filtered")
+        same = ("steps", "updates", "samples", "tokens", "temperature", "filtered", "by_kind")
         told = {name: vars(self.stage)[name] for name in same}
         return {"questions": self.pool.fingerprint, "seed": self.seed, "limits": asdict(self.stage.limits), **told}
 

@@ -80,9 +80,9 @@ class Worker:
         self._shelf.add(sources, oldest)
         if self._shelf.missing(job.version for job in jobs):
             return
+        before = self._counts()
         for job in jobs:
             self._actor.inbox.put(job)
-        before = self._counts()
         for _ in jobs:
             found, now = self._next(), self._counts()
             yield found, now[0] - before[0], now[1] - before[1]

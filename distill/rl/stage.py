@@ -10,6 +10,7 @@ import numpy as np
 from distill.curriculum.quota import Quota
 from distill.curriculum.sampler import Learnability, Sampler
 from distill.curriculum.selection import Selection, check_selection
+from distill.curriculum.tracker import Tracker
 from distill.data.loader import Loader
 from distill.door import check_heard, check_learners
 from distill.mesh import Mesh
@@ -155,7 +156,9 @@ class Reinforcement:
                 f"stage {self.name!r}: teacher={self.teacher!r} with credit={self.credit} and toward={self.toward}; "
                 "name a teacher and give it a credit above 0 or a term (toward), or leave all of them out"
             )
-        _ = self.limits, self.learners  # they refuse what they cannot be
+        kinds = np.zeros(1, np.int64) if self.by_kind else None
+        asked = replace(Tracker.blank(("any",)), kinds=kinds)
+        _ = self.limits, self.learners, self.sampler.weights(asked, 0.0)  # they refuse what they cannot be
 
     def check_questions(self, longest: int) -> None:
         """Refuses rows that its questions and answers do not fit.

@@ -115,7 +115,7 @@ def test_kinds_may_be_drawn_alike_however_many_prompts_they_have():
     gone = replace(known, failures=np.array([99.0] * 4 + [1.0] * 6), successes=np.array([0.0] * 4 + [1.0] * 6))
     assert gone.live().tolist() == [False] * 4 + [True] * 6
     assert Learnability(even=True, floor=0.1).weights(gone, 0.0)[:4] == pytest.approx([0.01] * 4)
-    with pytest.raises(ValueError, match="the tracker has no kinds to draw alike; give it some, or set even to False"):
+    with pytest.raises(ValueError, match="the tracker has no kinds to draw alike; set by_kind, or even to False"):
         Learnability(even=True).weights(tracker([1], 2), 0.0)
 
 

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from distill.curriculum.pacing import Pacing, check_pacing
+from distill.curriculum.sampler import Learnability
 from distill.mesh import Mesh
 from distill.rl import learning
 from distill.rl.books import Books
@@ -93,6 +95,13 @@ def test_after_a_restart_answers_are_used_again_that_are_asked_for_again_and_of_
     again.restore(state)
     assert again.groups.keys() == {4}, "learned from are 0 to 3"
     assert again.kept.keys() == {5, 6, 7, 8}, "12 is of version 2, which may become another one"
+
+
+def test_kinds_that_are_to_be_drawn_alike_have_to_be_known():
+    with pytest.raises(ValueError, match="the tracker has no kinds to draw alike; set by_kind, or even to False"):
+        replace(STAGE, sampler=Learnability(even=True), by_kind=False)
+    with pytest.raises(ValueError, match="or even to False"):
+        check_pacing("paced", Pacing(by="student", sampler=Learnability(even=True)), ("student",), frozen=True)
 
 
 def test_it_says_once_a_minute_that_nothing_is_drawn(open_books, monkeypatch):
