@@ -10,20 +10,16 @@ what is compared is the time of a question.
 
 import argparse
 import time
-from collections.abc import Callable
-from typing import Any
 
-import jax
 import numpy as np
 
 from benchmarks.timing import alternate
+from benchmarks.training import trainer
 from distill import Mesh
 from distill.data.batch import Batch
 from distill.data.loader import Loader
 from distill.process import settle
 from distill.reading import put
-from distill.state import State, create
-from distill.step import Step
 from distill.teacher import Silent
 from experiments.post_training import ASKED, student
 from models.llama4 import Execution
@@ -39,22 +35,6 @@ def count(batches: list[Batch]) -> int:
 def padding(batches: list[Batch]) -> float:
     """Share of the tokens of batches that are padding."""
     return float(np.mean([one.segments == 0 for one in batches]))
-
-
-def trainer(batches: list[Batch]) -> Callable[[], Any]:
-    """The student's steps on batches that are on the device."""
-    mesh = Mesh().build()
-    step = jax.jit(Step((LEARNER,), 1_000_000, Execution()), donate_argnums=0)
-    states: tuple[State, ...] = (create(LEARNER, 1_000_000, mesh, 0),)
-    placed = [put(batch, 1, mesh) for batch in batches]
-
-    def train() -> Any:
-        nonlocal states
-        for batch in placed:
-            states, _ = step(states, Silent(), batch)
-        return states
-
-    return train
 
 
 def measure(lengths: tuple[int, ...], rows: int, steps: int, rounds: int) -> str:
@@ -73,7 +53,10 @@ def measure(lengths: tuple[int, ...], rows: int, steps: int, rounds: int) -> str
             f"{name:10} {loader.rows:4} rows of {loader.length:3}, {count(some) / steps:.1f} questions a step: "
             f"padding {padding(some):.1%}, loader {1e3 * spent:.2f} ms of CPU a question"
         )
-    table = alternate({name: trainer(some) for name, some in batches.items()}, rounds=rounds)
+    mesh, sides = Mesh().build(), {}
+    for name, some in batches.items():
+        sides[name] = trainer(LEARNER, Silent(), [put(batch, 1, mesh) for batch in some], mesh, Execution())
+    table = alternate(sides, rounds=rounds)
     lines.append(table.show("each"))
     for name, some in batches.items():
         second, more = count(some) / table.median(name), count(some) / count(batches["each"])

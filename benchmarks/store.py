@@ -28,12 +28,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from benchmarks.timing import alternate
+from benchmarks.training import trainer
 from distill import Experiment, Stage
 from distill.data.batch import Batch
 from distill.reading import put
 from distill.rows import Rows, stored_batches
-from distill.state import State, create
-from distill.step import Step
 from distill.store import Capture
 from distill.stored import Store
 from distill.targets import Form
@@ -61,21 +60,6 @@ def reader(store: Store, mesh: jax.sharding.Mesh) -> Callable[[], Any]:
     return read
 
 
-def trainer(capture: Capture, batches: list[Batch]) -> Callable[[], Any]:
-    """A student's steps on batches that are on the device."""
-    mesh, execution = capture.experiment.mesh.build(), capture.experiment.execution
-    step = jax.jit(Step((SCOUT,), 1_000_000, execution), donate_argnums=0)
-    states: tuple[State, ...] = (create(SCOUT, 1_000_000, mesh, 0),)
-
-    def train() -> Any:
-        nonlocal states
-        for batch in batches:
-            states, _ = step(states, StoredTeacher(), batch)
-        return states
-
-    return train
-
-
 @jax.jit
 def _forward(teacher: LiveTeacher, batch: Batch) -> Float[Array, ""]:
     said = teacher.signal(jax.tree.map(lambda x: x[0], batch))
@@ -94,7 +78,7 @@ def measure(batches: int, tokens: int, rounds: int, folder: Path) -> str:
     table = alternate(
         {
             "read": reader(store, mesh),
-            "train": trainer(capture, placed),
+            "train": trainer(SCOUT, StoredTeacher(), placed, mesh, capture.experiment.execution),
             "capture": lambda: capture.run(Store(folder / str(next(number))), quiet=True),
             "forward": lambda: [_forward(teacher, batch) for batch in plain],
         },

@@ -22,14 +22,14 @@ from distill.run import Run, load_run
 from distill.state import Weights
 from distill.trained import is_run, learners, load_weights
 from models import huggingface, prompt
-from models.bpe import open_tokenizer
+from models.bpe import named_tokenizer, open_tokenizer
 from models.images import TILES, Tiled, read_image, split
 from models.llama4 import Execution
 from models.prompt import Message
 from models.request import Request
 from models.sampler import Sampler
 from models.sampling import Sampling
-from models.tokenizer import Bytes, Tokenizer
+from models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def open_partner(path: Path, names: Sequence[str], tokenizer: str | None, dtype:
     Raises:
       ValueError: there is no model, several where none was named, or its tokenizer is missing or another's.
     """
-    asked = None if tokenizer is None else Bytes() if tokenizer == "bytes" else open_tokenizer(tokenizer)
+    asked = named_tokenizer(tokenizer)
     if is_run(path):
         run = load_run(path)
         stage, learner = names or _only(run)

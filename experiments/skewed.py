@@ -30,7 +30,7 @@ from distill.run import Run
 from distill.statistics import over_seeds
 from distill.tasks.exam import Exam
 from distill.tasks.examination import Examination
-from distill.tasks.item import Pool
+from distill.tasks.item import Item, Pool
 from distill.tasks.small import Small
 from distill.tasks.source import Pooled, Questions
 from experiments.post_training import student
@@ -53,17 +53,13 @@ class Skewed:
 
     def __call__(self) -> Pool:
         """All of the easiest level, and the first of every other."""
-        pool, small = self.small(), self.small
-        others = len(small.levels) - 1
-        count = round(small.train * (1 - self.easy) / self.easy / others)
-        left: dict[tuple[str, int], int] = {}
-        kept = []
-        for item in pool:
-            cell = (item.task, item.level)
-            left[cell] = left.get(cell, small.train if item.level == min(small.levels) else count)
-            kept.append(item.split == "held_out" or left[cell] > 0)
-            left[cell] -= item.split == "train"
-        return pool.masked(kept)
+        small, (easiest, *others) = self.small, sorted(self.small.levels)
+        few = round(small.train * (1 - self.easy) / self.easy / len(others))
+        items: list[Item] = []
+        for task in small.tasks:
+            items += replace(small, tasks=(task,), levels=(easiest,))()
+            items += replace(small, tasks=(task,), levels=tuple(others), train=few)()
+        return replace(small(), items=tuple(items))
 
 
 def experiment(seed: int) -> Experiment:

@@ -122,6 +122,17 @@ def open_tokenizer(path: str | Path) -> Tokenizer:
     return Bytes() if is_bytes else found
 
 
+def named_tokenizer(name: str | None) -> Tokenizer | None:
+    """The tokenizer that a command line names: a path, or `bytes`; None where it names none.
+
+    Raises:
+      ValueError: as `open_tokenizer` does.
+    """
+    if name is None:
+        return None
+    return Bytes() if name == "bytes" else open_tokenizer(name)
+
+
 def train(texts: Iterable[str], vocab: int, output: str | Path) -> BPE:
     """Learn `vocab` ids, the special ones among them, from texts, and write them to `output` in tiktoken's format.
 

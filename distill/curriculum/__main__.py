@@ -24,8 +24,7 @@ from distill.tasks.exam import Exam
 from distill.tasks.lines import File
 from distill.tasks.small import Small
 from distill.trained import is_run, last
-from models.bpe import open_tokenizer
-from models.tokenizer import Bytes
+from models.bpe import named_tokenizer
 
 
 def measure(
@@ -76,9 +75,8 @@ def measure(
         table, marks = measured(model, *last(load_run(model), stage, learner), asked, exam, step)
     else:
         _check_no_run(model, {"stage": stage, "learner": learner, "step": step})
-        speaks = None if tokenizer is None else Bytes() if tokenizer == "bytes" else open_tokenizer(tokenizer)
         given = Given(name=model.name, folder=str(model), dtype=dtype, text_only=True)
-        table, marks = measure_given(given, asked, exam, speaks)
+        table, marks = measure_given(given, asked, exam, named_tokenizer(tokenizer))
     table.save(to)
     print(f"{'':16}{'questions':>10}{'pass@1':>9}{f'pass@{min(8, attempts)}':>9}{'greedy':>9}{'tokens':>9}")
     for name, cell in marks.cells().items():

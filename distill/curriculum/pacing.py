@@ -57,9 +57,7 @@ def check_pacing(stage: str, pacing: Pacing | None, earlier: Container[str], fro
             f"stage {stage!r}: its documents are paced by the loss of {pacing.by!r}, which is not given and no learner "
             "of an earlier stage; name one"
         )
-    pacing.sampler.weights(
-        Tracker.blank(("any",)), 0.0
-    )  # refuses now what it would refuse then: documents have no kinds
+    pacing.sampler.weights(Tracker.blank(("any",)), 0.0)  # what needs kinds refuses here: documents have none
 
 
 def schedule(
