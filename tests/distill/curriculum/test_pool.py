@@ -61,3 +61,8 @@ def test_what_was_measured_of_other_prompts_is_refused_by_name():
         POOL.check("the table", ("a", "b", "c", "z"), POOL.fingerprint)
     with pytest.raises(ValueError, match=f"is of the pool 012, this one is {POOL.fingerprint}: ids are the same"):
         POOL.check("the table", ("a", "b", "c"), "012")
+
+
+def test_prompts_of_one_capability_and_level_are_of_a_kind():
+    made = Pool(ids=("a", "b", "c", "d"), capabilities=("x", "x", "y", "x"), levels=np.array([0, 1, 0, 0]))
+    assert made.kinds.tolist() == [0, 1, 2, 0]

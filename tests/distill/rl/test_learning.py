@@ -104,6 +104,12 @@ def test_kinds_that_are_to_be_drawn_alike_have_to_be_known():
         check_pacing("paced", Pacing(by="student", sampler=Learnability(even=True)), ("student",), frozen=True)
 
 
+def test_a_journal_of_prompts_that_were_drawn_by_kind_is_of_other_terms(open_books):
+    one, other = open_books("one"), open_books("other", replace(STAGE, by_kind=False))
+    assert one.tracker.kinds is not None and other.tracker.kinds is None
+    assert {name for name in one.terms if one.terms[name] != other.terms[name]} == {"by_kind"}
+
+
 def test_it_says_once_a_minute_that_nothing_is_drawn(open_books, monkeypatch):
     now, said = [0.0], []
 
