@@ -34,7 +34,7 @@ from distill.stage import Learner  # noqa: E402
 from distill.state import create  # noqa: E402
 from distill.step import Step  # noqa: E402
 from distill.teacher import HeardTeacher, LiveTeacher  # noqa: E402
-from models.llama4 import Execution  # noqa: E402
+from models.execution import Execution  # noqa: E402
 
 
 class Sides:

@@ -28,7 +28,7 @@ from distill.state import create
 from distill.step import Step
 from distill.teacher import LiveTeacher, StoredTeacher
 from models.config import BEHEMOTH_PICO, MAVERICK_PICO, SCOUT_PICO, Config
-from models.llama4 import Execution
+from models.execution import Execution
 
 STEPS = 1000
 TOGETHER, FIRST, SECOND = "both from one pass", "first run", "second run"

@@ -30,7 +30,8 @@ from benchmarks.timing import alternate
 from benchmarks.worker import Worker
 from models.cache import Cache, extend
 from models.config import SCOUT_PICO, Config
-from models.llama4 import Execution, Llama4
+from models.execution import Execution
+from models.llama4 import Llama4
 from models.request import Request
 from models.sampler import Sampler, steady
 

@@ -24,7 +24,7 @@ from distill.teacher import LiveTeacher  # noqa: E402
 from losses import Distill, ForwardKL, NoGate  # noqa: E402
 from models import cost  # noqa: E402
 from models.config import Config, Layer, Tempering, interleave  # noqa: E402
-from models.llama4 import Execution  # noqa: E402
+from models.execution import Execution  # noqa: E402
 
 STEPS = 1_000_000  # of the schedule, which stays flat
 

@@ -10,7 +10,8 @@ import numpy as np  # noqa: E402
 from benchmarks.generation import Generation  # noqa: E402
 from benchmarks.herd import config  # noqa: E402
 from benchmarks.worker import serve  # noqa: E402
-from models.llama4 import Execution, Llama4  # noqa: E402
+from models.execution import Execution
+from models.llama4 import Llama4  # noqa: E402
 from models.request import Request  # noqa: E402
 from models.sampler import Sampler  # noqa: E402
 

@@ -73,7 +73,7 @@ def contest(shape: Shape, skew: float):
         run = jax.jit(jax.grad(lambda *given: jnp.sum(balanced(*given) * slopes), argnums=(0, 1, 2)))
         return lambda: run(rows, fused, down[:groups])
 
-    sides = {"ideal": dense(1), "balanced": dense(shape.e), "suited": dispatched(suited())}
+    sides = {"ideal": dense(1), "balanced": dense(shape.e), "suited": dispatched(suited(jax.default_backend()))}
     sides["loop alone"] = dispatched(Blocks(first=0, rows=max(16, shape.n // shape.e)))
     return sides, float(jnp.bincount(ids[:, 0], length=shape.e).max() * shape.e / shape.n)
 

@@ -26,7 +26,8 @@ from jax import lax
 from models import config as configs
 from models.cache import Cache, cache_bytes, extend
 from models.config import Config
-from models.llama4 import Execution, Llama4
+from models.execution import Execution
+from models.llama4 import Llama4
 from models.quantize import Recipe, bits_of, is_param, quantize, size, weigh_tree
 from models.quantized import Quantized
 

@@ -22,7 +22,7 @@ from distill.process import settle
 from distill.reading import put
 from distill.teacher import Silent
 from experiments.post_training import ASKED, student
-from models.llama4 import Execution
+from models.execution import Execution
 
 LEARNER = student("tuned", None, 6e-3)
 

@@ -10,7 +10,7 @@ from distill.stage import Learner
 from distill.state import State, create
 from distill.step import Step
 from distill.teacher import Teacher
-from models.llama4 import Execution
+from models.execution import Execution
 
 
 def trainer(

@@ -23,8 +23,8 @@ from distill.state import Weights
 from distill.trained import is_run, learners, load_weights
 from models import huggingface, prompt
 from models.bpe import named_tokenizer, open_tokenizer
+from models.execution import Execution
 from models.images import TILES, Tiled, read_image, split
-from models.llama4 import Execution
 from models.prompt import Message
 from models.request import Request
 from models.sampler import Sampler

@@ -22,6 +22,9 @@ def check_stage(stage: Stage, earlier: Known, mesh: Mesh) -> None:
     if stage.average is not None and stage.average < 0.0:
         raise ValueError(f"{where}: average is {stage.average}; it must be 0 (all steps alike) or more, 3 is tested")
     mesh.check_rows(stage.rows // stage.accumulate)
+    mesh.check_columns(stage.length)
+    for learner in stage.learners:
+        mesh.check_model(learner.name, learner.model)
     for learner in stage.learners:
         if not isinstance(learner.loss, Loss):
             raise ValueError(

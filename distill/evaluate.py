@@ -1,7 +1,7 @@
 """Held-out figures: sums over fixed batches, divided once."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from distill.data.batch import Batch
+from distill.mesh import split
 from distill.state import Weights
 from distill.teacher import Teacher
 from losses import Distill, NoGate, Signal, Tally
-from models.llama4 import Execution
+from models.execution import Execution
 
 _YARDSTICK = Distill(gate=NoGate())  # plain forward KL and cross-entropy at temperature 1, whatever was trained on
 
@@ -49,7 +50,8 @@ def _look(
 ) -> tuple[dict[str, Tally], Float[Array, "l e"]]:
     hidden, routing = weights.model(batch.tokens, batch.layout(), weights.bias, execution, batch.images)
     head = weights.model.head[...].astype(hidden.dtype)
-    _, metrics, _ = _YARDSTICK(hidden, head, signal, batch.labels, batch.place((), domains), jnp.zeros(()))
+    place = replace(batch.place((), domains), split=split(execution))
+    _, metrics, _ = _YARDSTICK(hidden, head, signal, batch.labels, place, jnp.zeros(()))
     return metrics, routing.counts
 
 

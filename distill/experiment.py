@@ -15,7 +15,7 @@ from distill.tasks.examination import Examination, check_contrasts
 from distill.tiny import tiny_models
 from models.bpe import BPE
 from models.config import Config
-from models.llama4 import Execution
+from models.execution import Execution
 from models.tokenizer import Bytes
 
 

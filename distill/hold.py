@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from distill import mesh as meshes
-from models.llama4 import Execution, Llama4
+from models.execution import Execution
+from models.llama4 import Llama4
 from models.quantize import Recipe, is_param, quantize
 
 

@@ -89,7 +89,7 @@ def score(room: Room, stage: Staged) -> list[dict[str, Any]]:
         voice = voice_of(room, lesson)
         heard = (voice.hear(batch) for batch in batches)
         models = {name: weights[name] for name, its in lessons.items() if its == lesson}
-        found |= evaluate(models, voice.teacher, heard, experiment.execution, loader.domains)
+        found |= evaluate(models, voice.teacher, heard, room.execution, loader.domains)
     rows = []
     for learner in stage.learners:
         row = {"seed": experiment.seed, "stage": stage.name, "name": learner.name}

@@ -3,9 +3,10 @@
 from jaxtyping import Array, Float
 
 from distill.data.batch import Batch
+from distill.mesh import split
 from distill.state import Weights
 from losses.logps import token_logps
-from models.llama4 import Execution
+from models.execution import Execution
 
 
 def label_logps(weights: Weights, batch: Batch, execution: Execution, temperature: float = 1.0) -> Float[Array, "b t"]:
@@ -14,4 +15,4 @@ def label_logps(weights: Weights, batch: Batch, execution: Execution, temperatur
     bias = batch.bias(weights.bias, model.config.periods)
     hidden, _ = model(batch.tokens, batch.layout(), bias, execution, batch.images)
     head = model.head[...].astype(hidden.dtype)
-    return token_logps(hidden, head, batch.labels, batch.mask, temperature)[0]
+    return token_logps(hidden, head, batch.labels, batch.mask, temperature, split=split(execution))[0]

@@ -111,7 +111,7 @@ def _advance(
 ) -> None:
     """The loop itself."""
     loader = stage_loader(room.experiment, stage)
-    one = Step(stage.learners, stage.steps, room.experiment.execution, loader.domains, stage.beside, stage.average)
+    one = Step(stage.learners, stage.steps, room.execution, loader.domains, stage.beside, stage.average)
     step = jax.jit(one, donate_argnums=0)
     voice = voice_of(room, None if stage.beside else stage)
     teacher = voice.teacher
@@ -175,7 +175,7 @@ def _save(
     if number % stage.save_every == 0 or number == stage.steps:
         heard = [voice.hear(batch) for batch in glance]
         models = {learner.name: state.weights for learner, state in zip(stage.learners, states, strict=True)}
-        looks = evaluate(models, voice.teacher, heard, room.experiment.execution, domains)
+        looks = evaluate(models, voice.teacher, heard, room.execution, domains)
         room.metrics.write(stage.name, number, kind="held_out", **_flat(looks))
         for name, weights in models.items():
             room.glance(stage, number, name, weights)

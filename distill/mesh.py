@@ -1,54 +1,88 @@
 """Devices as a mesh, and the one table that says which logical axis lies along which mesh axis.
 
 This is the only file that names mesh axes. Models speak in the letters of their legend ("d", "f", "e", ...); `RULES`
-maps a letter to mesh axes; everything else follows from the letters a parameter carries.
+maps a letter to mesh axes; everything else follows from the letters an array carries.
 """
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from losses import Split
+from models.config import Config
+from models.execution import Execution
+from models.placement import Placement
+
+AXES = ("data", "fsdp", "expert", "context", "tensor")
+"""of every mesh, the slowest first: neighbours of the last lie side by side"""
+
 RULES: dict[str, tuple[str, ...]] = {
-    "b": ("data", "fsdp"),  # every device sees its own rows, whether it holds whole or partial weights
-    "d": ("fsdp",),  # weights are cut along the model width and gathered where they are used
-    "w": ("fsdp",),  # those of the vision tower along its own width
-    "a": ("fsdp",),  # and those of its adapter
+    "b": ("data", "fsdp", "expert"),  # every device sees its own rows, whether it holds whole or partial weights
+    "t": ("context",),  # and its own columns of them
+    "e": ("expert",),  # experts stay where they are, and tokens travel
+    "h": ("tensor",),  # heads, and the hidden channels of feed-forwards, are computed in parts and added up
+    "k": ("tensor",),
+    "f": ("tensor",),
+    "d": ("fsdp", "expert", "context"),  # weights are cut along the model width and gathered where they are used
+    "w": ("fsdp", "expert", "context"),  # those of the vision tower along its own width
+    "a": ("fsdp", "expert", "context"),  # and those of its adapter
 }
+STORED = ("d", "w", "a")
+"""letters along which weights are cut to be kept alone"""
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """A grid of `data` x `fsdp` devices: rows are split over both, weights over `fsdp` only."""
+    """A grid of devices, `size` of them. Rows are split over data, fsdp and expert, columns over context."""
 
     data: int = 1
     """copies of the model, each on its own rows"""
     fsdp: int = 1
     """parts every weight is cut into (fully sharded data parallelism)"""
+    expert: int = 1
+    """devices over which the experts of a layer are spread; tokens travel to them and back, other weights are cut"""
+    context: int = 1
+    """parts of every row, each on a device of its own; weights are cut over them too"""
+    tensor: int = 1
+    """parts in which heads and hidden channels are computed, on the same tokens"""
     first: int = field(default=0, repr=False)
     """number of the first of its devices; the others follow it"""
 
     def __post_init__(self) -> None:
-        if self.data < 1 or self.fsdp < 1:
-            raise ValueError(f"Mesh(data={self.data}, fsdp={self.fsdp}): every axis must be at least 1")
+        if min(self.shape) < 1:
+            raise ValueError(f"{self}: every axis must be at least 1")
         if self.first < 0:
             raise ValueError(f"{self}: first is {self.first}; devices are numbered from 0")
+
+    def __repr__(self) -> str:
+        """The axes that are more than 1, data and fsdp always."""
+        later = [f", {name}={size}" for name, size in zip(AXES[2:], self.shape[2:], strict=True) if size > 1]
+        return f"Mesh(data={self.data}, fsdp={self.fsdp}{''.join(later)})"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Devices along each of `AXES`."""
+        return self.data, self.fsdp, self.expert, self.context, self.tensor
 
     @property
     def size(self) -> int:
         """Number of devices in the mesh."""
-        return self.data * self.fsdp
+        return math.prod(self.shape)
 
-    def build(self) -> jax.sharding.Mesh:
-        """The mesh over `size` devices from `first` on.
+    def build(self, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+        """The mesh over `size` devices from `first` on, of those that are here or of these.
 
         Raises:
           ValueError: there are fewer devices than the mesh needs; says what would fit.
         """
-        devices = jax.devices()
+        devices = jax.devices() if devices is None else devices
         if self.first and self.first + self.size > len(devices):
             raise ValueError(
                 f"{self} from device {self.first} on needs {self.first + self.size} devices, found {len(devices)} "
@@ -56,17 +90,18 @@ class Mesh:
             )
         if self.size > len(devices):
             fits = max(n for n in range(1, len(devices) + 1) if len(devices) % n == 0 and self.fsdp % n == 0)
+            rest = "".join(f" --mesh.{name} 1" for name, size in zip(AXES[2:], self.shape[2:], strict=True) if size > 1)
             raise ValueError(
                 f"{self} needs {self.size} devices, found {len(devices)} ({devices[0].platform}); "
-                f"set --mesh.data {len(devices) // fits} --mesh.fsdp {fits}, or use --tiny"
+                f"set --mesh.data {len(devices) // fits} --mesh.fsdp {fits}{rest}, or use --tiny"
             )
         own = devices[self.first : self.first + self.size]
-        grid = np.asarray(own).reshape(self.data, self.fsdp)  # numpy: devices are not an array program
-        return jax.sharding.Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+        return jax.sharding.Mesh(_grid(self.shape, own), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
     def copies(self) -> tuple["Mesh", ...]:
         """Its copies of the model, each as a mesh of its own."""
-        return tuple(Mesh(fsdp=self.fsdp, first=self.first + copy * self.fsdp) for copy in range(self.data))
+        one = replace(self, data=1)
+        return tuple(replace(one, first=self.first + copy * one.size) for copy in range(self.data))
 
     def check_apart(self, other: "Mesh", option: str = "teacher-on") -> None:
         """Refuse two meshes that have a device in common; `option` of a stage is the one to change."""
@@ -78,21 +113,56 @@ class Mesh:
 
     def check_rows(self, rows: int) -> None:
         """Refuse a batch whose rows do not divide over the mesh."""
-        if rows % self.size:
+        parts = self.data * self.fsdp * self.expert
+        if rows % parts:
             raise ValueError(
-                f"{rows} rows a batch do not divide over {self} ({self.size} devices); use a multiple of {self.size}"
+                f"{rows} rows a batch do not divide over {self} ({parts} parts of rows); use a multiple of {parts}"
             )
 
+    def check_columns(self, length: int) -> None:
+        """Refuse rows that cannot be cut in equal parts; twice as many, so that halves of parts can be exchanged."""
+        if self.context > 1 and length % (2 * self.context):
+            raise ValueError(
+                f"rows of {length} tokens do not divide over {self}: context={self.context} needs a multiple of "
+                f"{2 * self.context}"
+            )
 
-def _partition(mesh: jax.sharding.Mesh, axes: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
-    """Sharding of an array whose trailing dimensions carry the letters `axes`; an uneven cut is not made."""
-    spec: list[tuple[str, ...] | None] = [None] * len(shape)
-    for place, letter in enumerate(axes, start=len(shape) - len(axes)):
-        names = RULES.get(letter, ())
-        parts = int(np.prod([mesh.shape[name] for name in names], dtype=int))
-        if names and parts > 1 and shape[place] % parts == 0 and names not in spec:
-            spec[place] = names
-    return NamedSharding(mesh, PartitionSpec(*spec))
+    def check_model(self, name: str, model: Config) -> None:
+        """Refuse a model whose heads or experts the mesh cannot share out equally."""
+        for axis, size, what, count in (
+            ("tensor", self.tensor, "key/value heads", model.kv_heads),
+            ("expert", self.expert, "experts", model.experts),
+        ):
+            if count % size:
+                raise ValueError(
+                    f"{name!r} has {count} {what}, which {self} cannot share out over {axis}={size}; set --mesh.{axis} "
+                    f"{math.gcd(count, size)}"
+                )
+
+
+def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Devices by mesh axes; on a torus so that the axes lie along its rings."""
+    if devices[0].platform == "tpu" and len(devices) > 1:
+        return mesh_utils.create_device_mesh(shape, list(devices), allow_split_physical_axes=True)
+    return np.asarray(devices).reshape(shape)  # numpy: devices are not an array program
+
+
+def placement(mesh: jax.sharding.Mesh) -> Placement:
+    """The rules on a mesh, as models ask for them."""
+    return Placement(mesh, tuple(RULES.items()), STORED)
+
+
+def executed(execution: Execution, mesh: jax.sharding.Mesh) -> Execution:
+    """How a model is run on a mesh; one device needs no placement."""
+    return execution if mesh.size == 1 else replace(execution, placement=placement(mesh))
+
+
+def split(execution: Execution) -> Split | None:
+    """Over which devices a loss over the vocabulary head is shared out; columns also over what shares the heads."""
+    place = execution.placement
+    if place is None:
+        return None
+    return Split(place.mesh, rows=place.axes("b"), columns=(*place.axes("t"), *place.axes("h")), width=place.axes("d"))
 
 
 def shardings(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
@@ -101,16 +171,20 @@ def shardings(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
     `jax.jit(tx.init)` loses the sharding of optimizer moments; moments keep the parameters' letters, so naming the
     whole tree's shardings and creating it in one jitted call keeps both.
     """
+    rules = placement(mesh)
 
     def place(leaf: object) -> PyTree:
         if isinstance(leaf, nnx.Variable):
             axes = tuple(leaf.get_metadata().get("axes", ()))
-            return jax.tree.map(lambda array: _partition(mesh, axes, array.shape), leaf)
+            return jax.tree.map(lambda array: rules.sharding(axes, array.shape), leaf)
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
 def rows(mesh: jax.sharding.Mesh, leading: int = 0) -> NamedSharding:
-    """Sharding of batch arrays [..., b, t]: rows over the mesh, `leading` unsharded dimensions before them."""
+    """Sharding of batch arrays [..., b, t]: rows over the mesh, `leading` unsharded dimensions before them.
+
+    Columns come whole, as a batch is small and not all of its arrays have columns; a model takes its own.
+    """
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, RULES["b"]))

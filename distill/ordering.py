@@ -20,7 +20,7 @@ from distill.likelihood import label_logps
 from distill.room import Room
 from distill.stage import Stage
 from distill.state import Weights
-from models.llama4 import Execution
+from models.execution import Execution
 
 
 def ordered(room: Room, stage: Stage, loader: Loader, source: Source, pacing: Pacing) -> Int[np.ndarray, "n"]:

@@ -8,7 +8,7 @@ from typing import Any
 from distill.ceiling import Ceiling
 from distill.experiment import Experiment
 from distill.hold import Hold, held
-from distill.mesh import Mesh
+from distill.mesh import Mesh, executed
 from distill.metrics import Metrics
 from distill.run import Run
 from distill.stage import Learner, Staged
@@ -16,6 +16,7 @@ from distill.state import State, Weights, adopt, create
 from distill.teacher import LiveTeacher, Silent
 from distill.trained import identity, read_weights
 from models.config import Config
+from models.execution import Execution
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Room:
     held: dict[tuple[str, Hold, Mesh], Weights] = field(default_factory=dict)
     """the given models that a stage listens to, shared with the stages that follow it and listen to the same"""
 
+    @property
+    def execution(self) -> Execution:
+        """How models are run on the learners' mesh."""
+        return executed(self.experiment.execution, self.experiment.mesh.build())
+
     def weights(self, stage: Staged, name: str, mesh: Mesh | None = None) -> Weights:
         """The learner `name` as `stage` left it, on the learners' mesh or another."""
         return read_weights(self.run, stage.name, name, mesh or self.experiment.mesh, step=stage.steps)
@@ -45,7 +51,7 @@ class Room:
         mesh = mesh or self.experiment.mesh
         for key in self.held.keys() - {(name, hold, mesh) for name in names}:
             del self.held[key]
-        execution = hold.execution(self.experiment.execution)
+        execution = executed(hold.execution(self.experiment.execution), mesh.build())
         return tuple(LiveTeacher(self.teacher_weights(name, hold, mesh), execution) for name in names)
 
     def teacher_weights(self, name: str, hold: Hold, mesh: Mesh) -> Weights:

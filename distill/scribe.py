@@ -17,7 +17,7 @@ from distill.rollout import FromTeacher, OnPolicy
 from distill.stage import Stage
 from distill.state import State
 from distill.teacher import LiveTeacher, Teacher
-from models.llama4 import Execution
+from models.execution import Execution
 from models.request import Completion, Request
 from models.sampler import Sampler
 from models.sampling import Sampling

@@ -13,11 +13,13 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from distill.data.batch import Batch
 from distill.features import compare
+from distill.mesh import split
 from distill.stage import Learner
 from distill.state import State, Weights, divided, moving, optimizer
 from distill.teacher import LiveTeacher, Teacher, listen
 from losses import Anchor, Credit, Signal, Tally
-from models.llama4 import Execution, Llama4
+from models.execution import Execution
+from models.llama4 import Llama4
 from models.trace import Trace
 
 Metrics = dict[str, Tally]
@@ -105,7 +107,7 @@ class Step:
             hidden, routing = model(*read) if trace is None else (trace.hidden, trace.routing)
             head = model.head[...].astype(hidden.dtype)
             progress = state.step / self.steps  # counts optimizer steps, however a batch is cut
-            place = batch.place(state.memory, self.domains)
+            place = dataclasses.replace(batch.place(state.memory, self.domains), split=split(self.execution))
             # Reinforce alone takes credit and Preferred an anchor; they refuse anything else.
             word: Any = signal
             tally, metrics, seen = learner.loss(hidden, head, word, batch.labels, place, progress)

@@ -25,6 +25,7 @@ from distill.data.batch import Batch
 from distill.experiment import Experiment
 from distill.hold import AsItIs
 from distill.manifest import with_tuples
+from distill.mesh import executed
 from distill.progress import Progress
 from distill.reading import describe_order, put, stage_loader
 from distill.rows import Rows
@@ -98,10 +99,13 @@ class Capture:
 
     def asker(self) -> Callable[[Batch, int], TopK | Sampled]:
         """What the teacher says of a host batch: a function of the batch and of the number of its first row."""
-        teacher, mesh = LiveTeacher(self.weights, self.experiment.execution), self.experiment.mesh.build()
+        teacher, mesh = self._teacher(), self.experiment.mesh.build()
         return lambda batch, first: _ask(
             teacher, put(batch, 1, mesh), jnp.int32(first), form=self.form, seed=self.experiment.seed
         )
+
+    def _teacher(self) -> LiveTeacher:
+        return LiveTeacher(self.weights, executed(self.experiment.execution, self.experiment.mesh.build()))
 
     def verify(self, store: Store, count: int = 4) -> float:
         """Holds every shard against its checksum, and some batches against the teacher, asked anew.
@@ -114,7 +118,7 @@ class Capture:
         rows, ask, mesh = Rows(store), self.asker(), self.experiment.mesh.build()
         store.about.check(**vars(self.about(store.about.processes)))
         rows.check()
-        teacher, worst = LiveTeacher(self.weights, self.experiment.execution), 0.0
+        teacher, worst = self._teacher(), 0.0
         for number in np.linspace(0, self.stage.steps - 1, count).astype(int):
             first = int(number) * store.about.rows
             stored = self.form.batch([rows[first + row] for row in range(store.about.rows)])

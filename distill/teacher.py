@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from distill.data.batch import Batch
 from distill.state import Weights
 from losses import Anchor, Credit, Ensemble, Projected, Signal
-from models.llama4 import Execution
+from models.execution import Execution
 from models.trace import Trace
 
 

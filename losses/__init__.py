@@ -43,6 +43,7 @@ from losses.scope import Batch, Domain, Segment, Sequence, Token, Window
 from losses.shrunk import Shrunk
 from losses.signal import Belief, Dense, Projected, Sides, Signal, Whole
 from losses.sparse import Sampled, TopK
+from losses.split import Split
 from losses.tally import Tally
 from losses.toward import Toward
 
@@ -121,6 +122,7 @@ __all__ = [
     "Sides",
     "Sigmoid",
     "Signal",
+    "Split",
     "SkewKL",
     "SkewReverseKL",
     "Squared",

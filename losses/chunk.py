@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from losses.head import project, pull
 from losses.signal import cut, paste
+from losses.split import Split, shared
 
 
 @runtime_checkable
@@ -47,6 +48,7 @@ def total_loss(
     hidden: Float[Array, "b t d"],
     head: Float[Array, "d v"],
     rows: Any,
+    split: Split | None = None,
 ) -> tuple[Float[Array, ""], PyTree]:
     """Sum of an objective's losses over all positions, and its notes [b t]: (look's, weigh's, judge's).
 
@@ -58,7 +60,10 @@ def total_loss(
       hidden: the student's hidden states.
       head: the student's vocabulary head.
       rows: the targets, with a `slice(start, size)`.
+      split: devices that share the positions out; None where the compiler is to see to that.
     """
+    if split is not None:
+        return shared(total_loss, split, objective, chunk, hidden, head, rows)
     size = hidden.shape[1] if chunk is None else max(chunk, objective.reach or 0)
     if size < hidden.shape[1]:
         return _by_pieces(objective, size, hidden, head, rows)

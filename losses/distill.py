@@ -120,12 +120,12 @@ class Distill:
         rows = _Rows(signal, labels, place, self.alpha.at(progress), self.temperature.at(progress))
         rows = jax.lax.stop_gradient(rows)
         if signal is None:
-            total, (student, _, values) = total_loss(_Hard(self.hard), self.chunk, hidden, head, rows)
+            total, (student, _, values) = total_loss(_Hard(self.hard), self.chunk, hidden, head, rows, place.split)
             seen, taught = None, {}
         else:
             self._check_temperature(signal, labels)
             objective = _Mixed(self.soft, self.hard, self.gate, self.lens)
-            total, (look, alpha, (values, soft)) = total_loss(objective, self.chunk, hidden, head, rows)
+            total, (look, alpha, (values, soft)) = total_loss(objective, self.chunk, hidden, head, rows, place.split)
             student, seen = look.student, self.gate.observe(look, place)
             taught = _taught(look, alpha, soft, place)
         metrics = {"loss": values, "hard": -student.gold, "accuracy": student.top == labels}

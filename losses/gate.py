@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from losses.signal import Belief, cut
+from losses.split import Split
 from losses.tally import Tally
 
 
@@ -40,6 +41,7 @@ class Place:
       domains: number of the document's domain at every position.
       memory: what the gate's `update` returned last.
       names: of the domains, by number, where their weights are to be logged apart.
+      split: devices over which the positions are shared out; None: one, or the compiler sees to it.
     """
 
     __no_type_check__ = True  # jax rebuilds a pytree through __init__ with anything at its leaves
@@ -49,6 +51,7 @@ class Place:
     domains: Int[Array, "b t"]
     memory: PyTree = ()
     names: tuple[str, ...] = field(default=(), metadata={"static": True})
+    split: Split | None = field(default=None, metadata={"static": True})
 
     def slice(self, start: Int[Array, ""], size: int) -> "Place":
         """The positions [start, start + size) of every row."""

@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from losses.divergence import Divergence
 from losses.head import project, pull
 from losses.refusal import check_vocab
 from losses.signal import Dense, Projected, contract, cut, paste, pick
+from losses.split import Split
 
 
 def token_logps(
@@ -21,6 +24,7 @@ def token_logps(
     mask: Bool[Array, "b t"],
     temperature: float = 1.0,
     chunk: int | None = 64,
+    split: Split | None = None,
 ) -> tuple[Float[Array, "b t"], Float[Array, "b t"]]:
     """Log softmax(hidden head / temperature) at the labels, and the entropy of that distribution.
 
@@ -35,6 +39,7 @@ def token_logps(
       mask: positions that are asked; others may hold anything, even NaN.
       temperature: that the tokens were drawn with. Another one makes it another policy's log-probability.
       chunk: positions of t whose logits exist at a time; None for all.
+      split: devices that share the positions out; None where the compiler is to see to that.
 
     Returns:
       Log-probabilities, float32, nats, 0 where masked; differentiable in hidden and head. Entropies, likewise, without
@@ -43,7 +48,7 @@ def token_logps(
     Raises:
       ValueError: temperature or chunk has no meaning.
     """
-    (logps,), entropy = _asked(_Look(temperature), hidden, head, mask, _Rows(labels), chunk)
+    (logps,), entropy = _asked(_Look(temperature), hidden, head, mask, _Rows(labels), chunk, split)
     return logps, entropy
 
 
@@ -56,6 +61,7 @@ def heard_logps(
     divergence: Divergence,
     temperature: float = 1.0,
     chunk: int | None = 64,
+    split: Split | None = None,
 ) -> tuple[Float[Array, "b t"], Float[Array, "b t"], Float[Array, "b t"]]:
     """What `token_logps` returns, and how far the learner's whole distribution is from a teacher's, from one sweep.
 
@@ -75,7 +81,7 @@ def heard_logps(
     check_vocab(said, head)
     said = Projected(jnp.where(rearrange(mask, "b t -> b t 1"), said.hidden, 0), said.head)
     look = _Look(temperature, divergence)
-    (logps, apart), entropy = _asked(look, hidden, head, mask, _Rows(labels, said), chunk)
+    (logps, apart), entropy = _asked(look, hidden, head, mask, _Rows(labels, said), chunk, split)
     return logps, entropy, apart
 
 
@@ -109,7 +115,9 @@ class _Look:
         return jax.nn.log_softmax(logits / self.temperature, axis=-1)
 
 
-def _asked(look: _Look, hidden, head, mask, rows: _Rows, chunk: int | None) -> tuple[tuple[Array, ...], Array]:
+def _asked(
+    look: _Look, hidden, head, mask, rows: _Rows, chunk: int | None, split: Split | None
+) -> tuple[tuple[Array, ...], Array]:
     if not 0.0 < look.temperature < math.inf:
         raise ValueError(
             f"token_logps(temperature={look.temperature}) must be above 0 and finite: that of the drawing."
@@ -119,9 +127,18 @@ def _asked(look: _Look, hidden, head, mask, rows: _Rows, chunk: int | None) -> t
     size = min(chunk or hidden.shape[1], hidden.shape[1])
     # What is not asked goes before any product: a NaN times a gradient of 0 is a NaN, and reaches the head.
     hidden = jnp.where(rearrange(mask, "b t -> b t 1"), hidden, 0)
-    values, entropy = _by_pieces(size, look, hidden, head, _Rows(jnp.where(mask, rows.labels, 0), rows.said))
+    rows = _Rows(jnp.where(mask, rows.labels, 0), rows.said)
+    if split is None:
+        values, entropy = _by_pieces(size, look, hidden, head, rows)
+    else:
+        _, (values, entropy) = split(partial(_part, size, look), hidden, head, rows)
     values = tuple(jnp.where(mask, value, 0.0) for value in values)
     return values, jnp.where(mask, jax.lax.stop_gradient(entropy), 0.0)
+
+
+def _part(size: int, look: _Look, hidden, head, rows: _Rows) -> tuple[Array, Any]:
+    """A device's part, beside a sum that nobody asks for."""
+    return jnp.float32(0.0), _by_pieces(min(size, hidden.shape[1]), look, hidden, head, rows)
 
 
 def _read(size: int, look: _Look, hidden, head, rows: _Rows) -> tuple[tuple[Array, ...], Array]:

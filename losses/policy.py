@@ -90,7 +90,7 @@ class SampledReverseKL(Loss):
         labels = jnp.where(place.mask, labels, 0)
         rows = jax.lax.stop_gradient(_Rows(signal, labels, place))
         objective = _Policy(self.discount, self.centred, self.limit)
-        total, (notes, _, _) = total_loss(objective, self.chunk, hidden, head, rows)
+        total, (notes, _, _) = total_loss(objective, self.chunk, hidden, head, rows, place.split)
         values = {
             "loss": notes.ratio,
             "soft": notes.exact,

@@ -71,7 +71,7 @@ class Preferred(Loss):
             raise ValueError(
                 f"Preferred was given {labels.shape[0]} rows; they must be pairs, chosen and rejected in turn"
             )
-        logp, entropy = token_logps(hidden, head, labels, place.mask, chunk=self.chunk)
+        logp, entropy = token_logps(hidden, head, labels, place.mask, chunk=self.chunk, split=place.split)
         chosen, rejected = _sides(logp)
         liked, shunned = _sides(place.mask)
         loss, notes = self.preference(chosen, rejected, liked, shunned, *_sides(signal.logp))

@@ -101,7 +101,7 @@ class Reinforce(Loss):
                 f"Reinforce learns from rows that were drawn and judged (Credit) and was given "
                 f"{type(signal).__name__}; use it in a Reinforcement stage"
             )
-        logp, entropy, apart = self._read(hidden, head, signal, labels, place.mask)
+        logp, entropy, apart = self._read(hidden, head, signal, labels, place)
         advantages, notes = signal.advantages, {"hard": -logp, "entropy": entropy}
         if signal.teacher is not None:
             advantages = credited(advantages, logp, signal.teacher, self.teacher)
@@ -116,17 +116,19 @@ class Reinforce(Loss):
         tallies |= {name: Tally.of(jax.lax.stop_gradient(value), place.mask) for name, value in notes.items()}
         return loss, tallies | {name: Tally(peak, one) for name, peak in peaks.items()}, None
 
-    def _read(self, hidden, head, credit: Credit, labels, mask) -> tuple[Array, Array, Array | None]:
+    def _read(self, hidden, head, credit: Credit, labels, place: Place) -> tuple[Array, Array, Array | None]:
         """Log-probabilities of the labels, entropies, and how far the teacher is where that is asked."""
         if self.toward is None:
-            return *token_logps(hidden, head, labels, mask, self.temperature, self.chunk), None
+            asked = hidden, head, labels, place.mask
+            return *token_logps(*asked, self.temperature, self.chunk, place.split), None
         if credit.said is None:
             raise ValueError(
                 f"Reinforce(toward={self.toward}) needs what a teacher says of every token (Credit.said), and there is "
                 "none; set the stage's teacher, or leave toward out"
             )
         to = self.toward.divergence
-        return heard_logps(hidden, head, labels, mask, credit.said, to, self.temperature, self.chunk)
+        asked = hidden, head, labels, place.mask, credit.said, to
+        return heard_logps(*asked, self.temperature, self.chunk, place.split)
 
     def _by_age(
         self, credit: Credit, logp: Float[Array, "b t"], advantages: Float[Array, "b t"], mask: Bool[Array, "b t"]

@@ -10,7 +10,7 @@ from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from models.dispatch import sort_by_expert
+from models.dispatch import flat, sort_by_expert
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ class Blocks:
         first = suited if self.first is None else self.first
         return first, max(16, first // 4) if self.rows is None else self.rows
 
+    @flat
     def __call__(
         self,
         x: Float[Array, "n d"],

@@ -12,10 +12,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from models.attention import Attention, attend_by_head
 from models.config import SCOUT, Config, Layer
-from models.layers import Rotation, cast
+from models.execution import Execution
+from models.layers import Rotation
 from models.layout import Layout
-from models.llama4 import Execution, Llama4, Period
-from models.moe import Bias, Dispatch, Routes, Routing, in_order, suited
+from models.llama4 import Llama4, Period
+from models.moe import Bias, Dispatch, Routes, Routing, in_order
 
 
 @jax.tree_util.register_dataclass
@@ -103,13 +104,13 @@ def extend(
         routes: the experts that every token went to, by MoE layer in order.
     """
     rotation = Rotation.at(layout.positions, model.config)
-    dispatch = suited() if execution.dispatch is None else execution.dispatch
+    dispatch = execution.sending()
 
     def step(
         carry: tuple[Array, Cache], each: tuple[Period, Array | Routes | None, Array]
     ) -> tuple[tuple[Array, Cache], tuple[list[Routing], list[Array]]]:
         period, own_bias, i = each
-        return _extend_period(cast(period, execution.dtype), i, *carry, layout, rotation, own_bias, dispatch)
+        return _extend_period(execution.ready(period), i, *carry, layout, rotation, own_bias, dispatch)
 
     # The cache is carried, not scanned over: a token is written where it lies. To be read, a layer's part is still
     # sliced out of the stack; a model of one period, as the sampler makes with `unroll`, has no stack to slice.

@@ -1,7 +1,9 @@
 """Dispatch: how tokens get to their experts and back. Every one gives the same sum; they differ in speed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import wraps
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +17,19 @@ from models.quantized import Quantized
 
 @runtime_checkable
 class Dispatch(Protocol):
-    """Sends each token to its experts and adds up what they answer; no token is ever dropped."""
+    """Sends each token to its experts and adds up what they answer; no token is dropped, but by `Capacity`.
+
+    Tokens may lie in rows [b t]: all but `Exchange` take them as one row (`flat`).
+    """
 
     def __call__(
         self,
-        x: Float[Array, "n d"],
-        ids: Int[Array, "n r"],
-        scores: Float[Array, "n r"],
+        x: Float[Array, "*n d"],
+        ids: Int[Array, "*n r"],
+        scores: Float[Array, "*n r"],
         gate_up: Float[Array, "e d 2 f"],
         down: Float[Array, "e f d"],
-    ) -> Float[Array, "n d"]:
+    ) -> Float[Array, "*n d"]:
         """Returns y[n] = sum over r of E(scores[n, r] * x[n]), with E(x) = down(silu(gate x) * up x), E = ids[n, r].
 
         The score is on the expert's input, which is not the same as on its output. The id e, one past the last expert,
@@ -33,10 +38,22 @@ class Dispatch(Protocol):
         ...
 
 
+def flat(call: Callable[..., Array]) -> Callable[..., Array]:
+    """A dispatch of tokens [n ...] as one of tokens in any shape [*n ...]."""
+
+    @wraps(call)
+    def dispatched(self: Any, x: Array, ids: Array, scores: Array, gate_up: Any, down: Any) -> Array:
+        rows = (rearrange(each, "... c -> (...) c") for each in (x, ids, scores))
+        return call(self, *rows, gate_up, down).reshape(x.shape)
+
+    return dispatched
+
+
 @dataclass(frozen=True)
 class Dense:
     """Every expert on every token: e / r times the work, and nothing to get wrong. The others are tested against it."""
 
+    @flat
     def __call__(
         self,
         x: Float[Array, "n d"],
@@ -65,6 +82,7 @@ class Ragged:
     XLA:CPU expands it to every expert on every token; use Blocks there.
     """
 
+    @flat
     def __call__(
         self,
         x: Float[Array, "n d"],
@@ -96,6 +114,7 @@ class Each:
     It reads no other expert, and it takes quantised ones, of which it turns only those chosen into floats.
     """
 
+    @flat
     def __call__(
         self,
         x: Float[Array, "n d"],

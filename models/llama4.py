@@ -1,6 +1,6 @@
 """Llama4: the decoder of text and images. Pre-norm blocks, iRoPE attention, shared and routed experts, scanned."""
 
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,35 +11,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.attention import Attention
 from models.config import Config
-from models.layers import RMSNorm, Rotation, SwiGLU, cast, contract, draw, output_std
+from models.execution import Execution
+from models.layers import RMSNorm, Rotation, SwiGLU, contract, draw, output_std
 from models.layout import Layout
-from models.moe import Bias, Dispatch, MoE, Routes, Routing, in_order, select, suited
+from models.moe import Bias, Dispatch, MoE, Routes, Routing, in_order, select
 from models.trace import Trace
 from models.vision import VisionEncoder, fuse
-
-
-@dataclass(frozen=True, kw_only=True)
-class Execution:
-    """How to run a model, not what it is: results agree up to rounding.
-
-    dtype: of matrix products and the residual stream, "float32" or "bfloat16"; parameters are cast period by period.
-        Norm scales and routers stay in float32, as do norms, softmaxes and rotations.
-    unroll: periods of layers per iteration of the scan; more compiles longer and may run faster.
-    remat: keep only the input of each period for the gradient, and compute the rest again.
-    dispatch: how tokens get to their experts; None takes what suits the backend.
-    """
-
-    dtype: str = "float32"
-    unroll: int = 1
-    remat: bool = False
-    dispatch: Dispatch | None = None
-
-    def __post_init__(self):
-        """Refuses what cannot run."""
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f'Execution.dtype is "{self.dtype}"; it must be "float32" or "bfloat16"')
-        if self.unroll < 1:
-            raise ValueError(f"Execution.unroll is {self.unroll}; it must be at least 1 period")
 
 
 class Block(nnx.Module):
@@ -85,8 +62,7 @@ class Block(nnx.Module):
         if isinstance(self.feed_forward, SwiGLU):
             return None
         logits = self.feed_forward.logits(self.feed_forward_norm(x))
-        ids = select(rearrange(logits, "b t e -> (b t) e"), bias, self.feed_forward.top_k)
-        return rearrange(ids, "(b t) r -> b t r", b=x.shape[0])
+        return select(logits, bias, self.feed_forward.top_k)
 
 
 class Period(nnx.Module):
@@ -104,13 +80,15 @@ class Period(nnx.Module):
         layout: Layout,
         rotation: Rotation,
         bias: Bias,
-        dispatch: Dispatch,
+        execution: Execution,
     ) -> tuple[list[Float[Array, "b t d"]], list[Routing], list[Float[Array, "b t d"]]]:
         """The stream after each of these layers, the routing of those with experts, and what each feed-forward read."""
         states, routings, betweens = [], [], []
+        scanned = execution.unroll == 1
         for layer, block in zip(self.pattern, self.blocks, strict=True):
             own_bias = bias[len(routings)] if layer.moe and bias is not None else None
-            x, routing, between = block(x, layer.rope, layout, rotation, own_bias, dispatch)
+            run = execution.remat.wrap(partial(_layer, layer.rope, execution), scanned=scanned)
+            x, routing, between = run(block, x, layout, rotation, own_bias)
             states.append(x)
             betweens.append(between)
             if routing is not None:
@@ -121,6 +99,21 @@ class Period(nnx.Module):
         """What the routers of these layers say of what the feed-forwards read: logits."""
         layers = [(one.feed_forward, one.feed_forward_norm(x)) for one, x in zip(self.blocks, betweens, strict=True)]
         return [forward.logits(x) for forward, x in layers if isinstance(forward, MoE)]
+
+
+def _layer(
+    rope: bool,
+    execution: Execution,
+    block: Block,
+    x: Float[Array, "b t d"],
+    layout: Layout,
+    rotation: Rotation,
+    bias: Bias,
+) -> tuple[Float[Array, "b t d"], Routing | None, Float[Array, "b t d"]]:
+    """A block whose weights are made ready here, so that no gathered weights are kept for the gradient."""
+    own = execution.ready(block)
+    y, routing, between = own(execution.hold(x), rope, layout, rotation, bias, execution.sending())
+    return execution.hold(y), routing, between
 
 
 class Llama4(nnx.Module):
@@ -202,7 +195,7 @@ class Llama4(nnx.Module):
         features: Float[Array, "b s d"] | None = None,
     ) -> Float[Array, "b t d"]:
         """What the first layer reads: embeddings of the tokens, and at patch tokens the features of the images."""
-        x = self.embed[...][tokens].astype(execution.dtype)
+        x = execution.look_up(self.embed[...], tokens)
         if features is None or self.config.vision is None:
             return x
         return fuse(x, features, (tokens == self.config.vision.patch_token) & layout.valid)
@@ -211,7 +204,7 @@ class Llama4(nnx.Module):
         """The features of a row's tiles, one tile after the other. Raises ValueError without a vision tower."""
         if self.vision is None:
             raise ValueError("This model has no vision tower; leave the images out, or set Config.vision")
-        features = self.vision(rearrange(images, "b i c y x -> (b i) c y x"), execution.dtype, execution.remat)
+        features = self.vision(rearrange(images, "b i c y x -> (b i) c y x"), execution)
         return rearrange(features, "(b i) k d -> b (i k) d", b=len(images))
 
     def _run(
@@ -226,16 +219,12 @@ class Llama4(nnx.Module):
         layout = Layout.dense(*tokens.shape) if layout is None else layout
         self._check(tokens, layout, bias)
         rotation = Rotation.at(layout.positions, self.config)
-        dispatch = suited() if execution.dispatch is None else execution.dispatch
 
         def step(x: Array, each: tuple[Period, Array | Routes | None]) -> tuple[Array, Any]:
-            period, own_bias = cast(each[0], execution.dtype), each[1]
-            states, routings, betweens = period(x, layout, rotation, own_bias, dispatch)
+            period, own_bias = each
+            states, routings, betweens = period(x, layout, rotation, own_bias, execution)
             return states[-1], (routings, (states, period.routers(betweens)) if keep else ([], []))
 
-        if execution.remat:
-            # Inside a scan nothing merges the second computation with the first; unrolled whole, there is no scan.
-            step = jax.checkpoint(step, prevent_cse=execution.unroll >= self.config.periods)
         features = None if images is None else self.look(images, execution)
         x = self.read(tokens, layout, execution, features)
         last, (routings, kept) = jax.lax.scan(step, x, (self.periods, bias), unroll=execution.unroll)

@@ -9,17 +9,31 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.blocks import Blocks
+from models.capacity import Capacity
 from models.config import Config
 from models.dispatch import Dense, Dispatch, Each, Ragged
 from models.layers import SwiGLU, draw, output_std
 from models.quantized import Quantized
 
-__all__ = ["Bias", "Blocks", "Dense", "Dispatch", "Each", "Experts", "MoE", "Ragged", "Routes", "Routing", "suited"]
+__all__ = [
+    "Bias",
+    "Blocks",
+    "Capacity",
+    "Dense",
+    "Dispatch",
+    "Each",
+    "Experts",
+    "MoE",
+    "Ragged",
+    "Routes",
+    "Routing",
+    "suited",
+]
 
 
-def suited() -> Dispatch:
-    """The dispatch that suits the default backend: where backends differ, they differ here."""
-    return Blocks() if jax.default_backend() == "cpu" else Ragged()
+def suited(platform: str) -> Dispatch:
+    """The dispatch that suits a platform ("cpu", "gpu", "tpu"): where backends differ, they differ here."""
+    return Blocks() if platform == "cpu" else Ragged()
 
 
 @jax.tree_util.register_dataclass
@@ -87,8 +101,8 @@ class Experts(nnx.Module):
         self.down = draw(down_key, (e, f, d), output_std(config, fan_in=f), ("e", "f", "d"))
 
     def __call__(
-        self, x: Float[Array, "n d"], ids: Int[Array, "n r"], scores: Float[Array, "n r"], dispatch: Dispatch
-    ) -> Float[Array, "n d"]:
+        self, x: Float[Array, "*n d"], ids: Int[Array, "*n r"], scores: Float[Array, "*n r"], dispatch: Dispatch
+    ) -> Float[Array, "*n d"]:
         """Adds up, for each token, its experts' answers to score * token; products are in the dtype of x.
 
         Quantised experts are turned into floats, and if there are fewer choices than experts only those chosen: a
@@ -134,26 +148,24 @@ class MoE(nnx.Module):
         Returns:
             y, of the shape and dtype of x, and what the router did.
         """
-        flat, real = rearrange(x, "b t d -> (b t) d"), rearrange(valid, "b t -> (b t)")
-        logits = self.logits(flat)
+        logits = self.logits(x)
         ids = select(logits, bias, self.top_k)
-        chosen = ids[..., None] == jnp.arange(logits.shape[1])
+        chosen = ids[..., None] == jnp.arange(logits.shape[-1])
         # A sum over a mask, not a gather: its gradient is a mask again, where a gather's is a slow scatter.
-        scores = jax.nn.sigmoid(jnp.sum(jnp.where(chosen, logits[:, None], 0), axis=-1))
+        scores = jax.nn.sigmoid(jnp.sum(jnp.where(chosen, logits[..., None, :], 0), axis=-1))
         # One past the last expert is nowhere: padding, always alike, would all crowd into one expert.
-        routed = self.experts(flat, jnp.where(real[:, None], ids, logits.shape[1]), scores, dispatch)
-        y = self.shared(x) + rearrange(routed, "(b t) d -> b t d", b=x.shape[0])
-        return y, tally(logits, chosen, real)
+        routed = self.experts(x, jnp.where(valid[..., None], ids, logits.shape[-1]), scores, dispatch)
+        return self.shared(x) + routed, tally(logits, chosen, valid)
 
     def logits(self, x: Float[Array, "*n d"]) -> Float[Array, "*n e"]:
         """What the router says of each token of the normalised stream, float32."""
         return jnp.einsum("...d,de->...e", x.astype(jnp.float32), self.router[...].astype(jnp.float32))
 
 
-def select(logits: Float[Array, "n e"], bias: Bias, top_k: int) -> Int[Array, "n r"]:
+def select(logits: Float[Array, "*n e"], bias: Bias, top_k: int) -> Int[Array, "*n r"]:
     """The top_k experts of each token by logit + bias, the best first; of equals the lower number. Or as before."""
     if isinstance(bias, Routes):
-        before = rearrange(bias.ids, "b t r -> (b t) r").astype(jnp.int32)
+        before = bias.ids.astype(jnp.int32)
         return jnp.where(before < 0, select(logits, None, top_k), before)
     ranked = jax.lax.stop_gradient(logits if bias is None else logits + bias)
     if top_k == 1:
@@ -161,14 +173,14 @@ def select(logits: Float[Array, "n e"], bias: Bias, top_k: int) -> Int[Array, "n
     return jax.lax.top_k(ranked, top_k)[1]
 
 
-def tally(logits: Float[Array, "n e"], chosen: Bool[Array, "n r e"], valid: Bool[Array, " n"]) -> Routing:
+def tally(logits: Float[Array, "*n e"], chosen: Bool[Array, "*n r e"], valid: Bool[Array, "*n"]) -> Routing:
     """Sums up what the router did over valid tokens; padding may hold anything, even infinities."""
-    real = valid[:, None]
+    real, every = valid[..., None], tuple(range(valid.ndim))
     logits = jnp.where(real, logits, 0)
     z = jax.nn.logsumexp(logits, axis=-1)
     return Routing(
-        counts=jnp.sum(chosen & real[..., None], axis=(0, 1), dtype=jnp.float32),
-        probs=jnp.sum(jnp.where(real, jnp.exp(logits - z[:, None]), 0), axis=0),
+        counts=jnp.sum(chosen & real[..., None], axis=(*every, valid.ndim), dtype=jnp.float32),
+        probs=jnp.sum(jnp.where(real, jnp.exp(logits - z[..., None]), 0), axis=every),
         z=jnp.sum(jnp.where(valid, z**2, 0)),
         tokens=jnp.sum(valid, dtype=jnp.float32),
     )

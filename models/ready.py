@@ -8,7 +8,8 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
-from models.llama4 import Execution, Llama4
+from models.execution import Execution
+from models.llama4 import Llama4
 from models.quantized import Quantized
 
 Weights = tuple[Llama4, Float[Array, "p m e"] | None]

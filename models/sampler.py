@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from models.blocks import Blocks
 from models.cache import Cache, extend
 from models.dispatch import Dispatch
-from models.llama4 import Execution, Llama4
+from models.execution import Execution
+from models.llama4 import Llama4
 from models.moe import suited
 from models.ready import Weights, make_ready
 from models.request import Completion, Request, stack_images
@@ -157,7 +158,8 @@ def steady() -> Dispatch:
     On a CPU that is the loop alone, whose blocks are all of one shape. Elsewhere it is the backend's usual one, which
     was not examined.
     """
-    return Blocks(first=0, rows=8) if jax.default_backend() == "cpu" else suited()
+    platform = jax.default_backend()
+    return Blocks(first=0, rows=8) if platform == "cpu" else suited(platform)
 
 
 _start = jax.jit(Slots.create, static_argnums=(0, 1, 2, 3))

@@ -10,7 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.attention import attend
-from models.layers import Rotation, cast, contract, draw, frequencies
+from models.execution import Execution
+from models.layers import Rotation, contract, draw, frequencies
 from models.tower import Vision
 
 EPS = 1e-5  # of every layer norm; transformers reads none from the configuration
@@ -102,23 +103,27 @@ class VisionEncoder(nnx.Module):
         self.projector = draw(keys[6], (a, width), a**-0.5, ("a", "d"))
 
     def __call__(
-        self, tiles: Float[Array, "b c y x"], dtype: str = "float32", remat: bool = False
+        self,
+        tiles: Float[Array, "b c y x"],
+        execution: Execution = Execution(),  # noqa: B008 (frozen)
     ) -> Float[Array, "b k d"]:
         """Embeddings of the patch tokens of each tile, row by row.
 
         Args:
             tiles: normalised pixels, as `models.images` gives them.
-            dtype: of matrix products and the stream; norms, softmaxes and activations are in float32.
-            remat: keep only the input of each layer for the gradient, and compute the rest again.
+            execution: how to run it; norms, softmaxes and activations are in float32.
 
         Raises:
             ValueError: the tiles are of another size than the configuration says.
         """
-        hidden, _ = self.encode(tiles, dtype, remat)
-        return contract("bka,ad->bkd", self.adapt(hidden), self.projector[...].astype(dtype)).astype(dtype)
+        hidden, _ = self.encode(tiles, execution)
+        adapted, projector = self.adapt(hidden, execution), execution.weight(self.projector)
+        return contract("bka,ad->bkd", adapted, projector).astype(execution.dtype)
 
     def encode(
-        self, tiles: Float[Array, "b c y x"], dtype: str = "float32", remat: bool = False
+        self,
+        tiles: Float[Array, "b c y x"],
+        execution: Execution = Execution(),  # noqa: B008 (frozen)
     ) -> tuple[Float[Array, "b n w"], Float[Array, "l b n w"]]:
         """Patches of each tile row by row, the class token last: after the last norm, and as the layers read them."""
         vision = self.config
@@ -127,27 +132,25 @@ class VisionEncoder(nnx.Module):
                 f"The tiles are of shape {tiles.shape[1:]}; this model reads "
                 f"{(vision.channels, vision.image, vision.image)}: channels, rows, columns"
             )
-        p = vision.patch
+        p, dtype = vision.patch, execution.dtype
         squares = rearrange(tiles.astype(dtype), "b c (m p) (n q) -> b (m n) (c p q)", p=p, q=p)
-        patches = contract("bni,iw->bnw", squares, self.patch[...].astype(dtype)).astype(dtype)
+        patches = contract("bni,iw->bnw", squares, execution.weight(self.patch)).astype(dtype)
         last = repeat(self.class_token[...].astype(dtype), "w -> b 1 w", b=len(tiles))
         x = self.norm_before(jnp.concatenate([patches, last], axis=1) + self.position[...]).astype(dtype)
         rotation = turn(vision)
 
-        def step(x: Array, block: VisionBlock) -> tuple[Array, Array]:
-            return cast(block, dtype)(x, rotation), x
-
-        x, inputs = jax.lax.scan(jax.checkpoint(step, prevent_cse=False) if remat else step, x, self.blocks)
+        run = execution.remat.wrap(lambda block, x: execution.ready(block)(x, rotation), scanned=True)
+        x, inputs = jax.lax.scan(lambda x, block: (run(block, x), x), x, self.blocks)
         return self.norm_after(x), inputs
 
-    def adapt(self, hidden: Float[Array, "b n w"]) -> Float[Array, "b k a"]:
+    def adapt(self, hidden: Float[Array, "b n w"], execution: Execution) -> Float[Array, "b k a"]:
         """Merges squares of patches into one by pixel shuffle, then two layers with GELU; the class token goes."""
         m = self.config.block
         shuffled = rearrange(
             hidden[:, :-1], "b (y p x q) w -> b (y x) (p q w)", p=m, q=m, x=self.config.side // m
         )  # fmt: skip
-        inner = gelu(contract("bks,sa->bka", shuffled, self.adapter_up[...].astype(hidden.dtype)))
-        outer = contract("bka,ac->bkc", inner.astype(hidden.dtype), self.adapter_down[...].astype(hidden.dtype))
+        inner = gelu(contract("bks,sa->bka", shuffled, execution.weight(self.adapter_up)))
+        outer = contract("bka,ac->bkc", inner.astype(hidden.dtype), execution.weight(self.adapter_down))
         return gelu(outer).astype(hidden.dtype)
 
 

@@ -16,8 +16,9 @@ import numpy as np
 from models import huggingface
 from models.cache import Cache, extend
 from models.dispatch import Dense
+from models.execution import Execution
 from models.layout import Layout
-from models.llama4 import Execution, Llama4
+from models.llama4 import Llama4
 
 DATA = Path(__file__).parents[1] / "tests" / "data" / "llama4"
 PLAIN = Execution(dispatch=Dense())

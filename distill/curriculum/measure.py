@@ -15,7 +15,7 @@ from distill.tasks.exam import Exam, Marks
 from distill.tasks.item import Item, Pool
 from distill.trained import identity, load_weights
 from models.bpe import open_tokenizer
-from models.llama4 import Execution
+from models.execution import Execution
 from models.tokenizer import Tokenizer
 
 

@@ -128,7 +128,7 @@ class _Learning:
         if not self.updates:
             self._finish(state, 0)
         room, stage, learner = self.room, self.stage, self.stage.learners[0]
-        step = jax.jit(Step((learner,), self.updates, room.experiment.execution), donate_argnums=0)
+        step = jax.jit(Step((learner,), self.updates, room.execution), donate_argnums=0)
         mesh, pad = room.experiment.mesh.build(), room.experiment.tokenizer.pad
         with Progress(self.updates, stage.name, start, quiet=room.quiet) as bar:
             began, tokens = time.monotonic(), 0

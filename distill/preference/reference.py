@@ -18,7 +18,7 @@ from distill.data.batch import Batch
 from distill.likelihood import label_logps
 from distill.preference.pairs import Pairs
 from distill.state import Weights
-from models.llama4 import Execution
+from models.execution import Execution
 
 KIND = "reference's log-probabilities"
 READERS = {"reference": text, "pairs": text, "logps": several(number)}

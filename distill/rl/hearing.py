@@ -14,7 +14,7 @@ from distill.room import Room
 from distill.state import Weights
 from distill.teacher import BesideRewards, LiveTeacher, StoredTeacher, Teacher
 from losses import Credit, token_logps
-from models.llama4 import Execution
+from models.execution import Execution
 
 
 class Hearing:
@@ -29,7 +29,7 @@ class Hearing:
     """
 
     def __init__(self, room: Room, stage: Reinforcement) -> None:
-        self._stage, self._execution = stage, room.experiment.execution
+        self._stage, self._execution = stage, room.execution
         self._teacher = None if stage.teacher is None else room.teachers((stage.teacher,), AsItIs())[0]
         self.voice: Teacher = StoredTeacher()
         """what a step hears of a batch"""

@@ -27,7 +27,7 @@ class Updates:
         self._stage, self._pad = stage, room.experiment.tokenizer.pad
         self._mesh = room.experiment.mesh.build()
         self._hear = Hearing(room, stage)
-        self._step = jax.jit(Step(stage.learners, stage.optimizer_steps, room.experiment.execution), donate_argnums=0)
+        self._step = jax.jit(Step(stage.learners, stage.optimizer_steps, room.execution), donate_argnums=0)
 
     def __call__(
         self, state: State, groups: Sequence[Rollouts], advantages: Float[np.ndarray, "g n"], version: int

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from distill.state import Weights
 from distill.tasks.item import Item
 from distill.tasks.score import Strict
-from models.llama4 import Execution
+from models.execution import Execution
 from models.request import Completion, Request
 from models.sampler import Sampler
 from models.sampling import Sampling

@@ -12,7 +12,7 @@ from distill.tasks.exam import Exam, Marks
 from distill.tasks.item import Item
 from distill.tasks.small import Small
 from distill.tasks.source import Questions
-from models.llama4 import Execution
+from models.execution import Execution
 from models.tokenizer import Tokenizer
 
 

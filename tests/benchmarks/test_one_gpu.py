@@ -7,7 +7,7 @@ import pytest
 from benchmarks.one_gpu import check_room, decode, draw, touched
 from models.cache import Cache
 from models.config import SCOUT
-from models.llama4 import Execution
+from models.execution import Execution
 from models.quantize import Recipe, size, weigh_tree
 from tests.models.test_quantize import TOY
 

@@ -17,7 +17,7 @@ from distill.step import Step
 from distill.teacher import LiveTeacher, Silent
 from losses import Distill, Evidence, RouterHealth, Window
 from models.config import SCOUT_PICO, Config, Layer, tiny
-from models.llama4 import Execution
+from models.execution import Execution
 
 MOE = replace(tiny(SCOUT_PICO), pattern=(Layer(rope=True, moe=True), Layer(rope=False, moe=False)), layers=2, vocab=64)
 WIDE = replace(MOE, width=40, experts=6)
@@ -53,7 +53,8 @@ def batch(seed: int = 0, parts: int = 1, rows: int = 8, length: int = 16) -> Bat
 def teacher(seed: int = 7, mesh: Mesh | None = None, config: Config = WIDE) -> LiveTeacher:
     """A teacher of another architecture, of the same vocabulary."""
     one = learner("teacher", model=config)
-    return LiveTeacher(create(one, 1, (mesh or Mesh()).build(), seed).weights, Execution())
+    own = (mesh or Mesh()).build()
+    return LiveTeacher(create(one, 1, own, seed).weights, meshes.executed(Execution(), own))
 
 
 def states(*learners: Learner, mesh: Mesh | None = None, seed: int = 0) -> tuple[State, ...]:
@@ -63,10 +64,11 @@ def states(*learners: Learner, mesh: Mesh | None = None, seed: int = 0) -> tuple
 
 def take(learners, start, voice=None, batches=None, mesh=None, execution=None):
     """States and metrics after a step on every batch."""
-    step = jax.jit(Step(tuple(learners), 10, execution or Execution()))
+    own = (mesh or Mesh()).build()
+    step = jax.jit(Step(tuple(learners), 10, meshes.executed(execution or Execution(), own)))
     metrics = {}
     for each in batches or [batch()]:
-        placed = each if mesh is None else jax.device_put(each, meshes.rows(mesh.build(), leading=1))
+        placed = each if mesh is None else jax.device_put(each, meshes.rows(own, leading=1))
         start, metrics = step(start, voice or Silent(), placed)
     return start, {name: float(tally.mean()) for name, tally in metrics.items()}
 

@@ -17,7 +17,7 @@ from distill.mesh import Mesh
 from distill.step import Step
 from distill.teacher import HeardTeacher, LiveTeacher
 from losses import Dense, ForwardKL
-from models.llama4 import Execution
+from models.execution import Execution
 from models.quantize import Recipe, weigh_tree
 from tests.distill.small import MOE, QUIET, WIDE, assert_close, batch, experiment, interrupt, learner, stage, states
 from tests.distill.small import teacher as live

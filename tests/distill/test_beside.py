@@ -20,7 +20,7 @@ from distill.step import Step
 from distill.teacher import LiveTeacher, Silent
 from distill.trained import load_weights
 from losses import Balance, Distill, Domain, Evidence, NoGate
-from models.llama4 import Execution
+from models.execution import Execution
 from tests.distill.small import MOE, WIDE, assert_close, batch, experiment, learner, stage, states, take
 
 TEACHER, STUDENT = learner("teacher", model=WIDE), learner("student", loss=Distill(gate=NoGate(), chunk=5))

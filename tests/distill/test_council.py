@@ -21,7 +21,7 @@ from distill.teacher import Council, LiveTeacher
 from distill.trained import load_weights
 from losses import Dense, Distill, Hidden, NoGate
 from models.cost import forward_flops
-from models.llama4 import Execution
+from models.execution import Execution
 from tests.distill.small import MOE, WIDE, assert_close, batch, experiment, learner, stage, states, take, teacher
 
 WHERE_OF = {"one": "first", "two": "second"}

@@ -21,7 +21,7 @@ from distill.rollout import FromTeacher
 from distill.step import Step
 from losses import Constant, Distill, NoGate
 from models.config import Layer
-from models.llama4 import Execution
+from models.execution import Execution
 from models.tokenizer import Bytes
 from tests.distill.small import MOE, QUIET, assert_close, experiment, interrupt, learner, stage, states
 

@@ -19,7 +19,8 @@ from distill.step import Step
 from distill.teacher import Silent, StoredTeacher, listen
 from losses import Angle, Constant, Hidden, RouterHealth, RouterMatch
 from models.config import Layer
-from models.llama4 import Execution, Llama4
+from models.execution import Execution
+from models.llama4 import Llama4
 from tests.distill.small import (
     MOE,
     QUIET,

@@ -22,7 +22,7 @@ from distill.step import Step
 from distill.teacher import LiveTeacher, Silent
 from losses import Distill, NoGate
 from models.config import Layer, Vision
-from models.llama4 import Execution
+from models.execution import Execution
 from models.tokenizer import Bytes
 from models.vision import check_images
 from tests.distill.small import MOE, QUIET, assert_close, interrupt, learner, stage, states, take

@@ -19,7 +19,7 @@ from distill.optim import AdamW, WarmupCosine
 from distill.teacher import Silent
 from distill.trained import model_config
 from losses import Distill, Gate, NoGate
-from models.llama4 import Execution
+from models.execution import Execution
 from tests.distill.small import MOE, WIDE, experiment, interrupt, learner, stage
 
 BYTES = replace(MOE, vocab=272)

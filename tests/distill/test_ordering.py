@@ -24,7 +24,7 @@ from distill.room import Room
 from distill.run import Run, load_run
 from distill.tasks.small import Small
 from distill.tasks.source import Questions
-from models.llama4 import Execution
+from models.execution import Execution
 from tests.distill.small import MOE, WIDE, experiment, learner, stage, teacher
 
 BYTES, LARGE = replace(MOE, vocab=272), replace(WIDE, vocab=272)

@@ -19,7 +19,7 @@ from distill.step import Step
 from distill.teacher import LiveTeacher, Silent
 from losses import Constant, Distill, NoGate, PutRight, ReverseKL, SampledReverseKL
 from models.config import Layer
-from models.llama4 import Execution
+from models.execution import Execution
 from models.request import Completion, Request
 from models.tokenizer import Bytes
 from tests.distill.small import MOE, assert_close, experiment, interrupt, learner, stage

@@ -13,7 +13,7 @@ from distill.optim import AdamW, Muon, WarmupCosine
 from distill.step import Step
 from distill.teacher import Silent
 from losses import Distill, NoGate, RouterHealth
-from models.llama4 import Execution
+from models.execution import Execution
 from tests.distill.small import LOSS, QUIET, WIDE, assert_close, batch, learner, states, take, teacher
 
 

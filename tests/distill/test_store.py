@@ -32,7 +32,7 @@ from distill.teacher import LiveTeacher, StoredTeacher
 from distill.trained import identity
 from losses import Dense, Distill, ForwardKL, NoGate, Top
 from losses.sparse import top_k
-from models.llama4 import Execution
+from models.execution import Execution
 from tests.distill.small import MOE, WIDE, assert_close, experiment, interrupt, learner, stage
 
 BYTES = replace(MOE, vocab=272)

@@ -11,8 +11,9 @@ from models import huggingface
 from models.cache import Cache, cache_bytes, extend
 from models.config import SCOUT, Config, Layer, Tempering
 from models.dispatch import Dense
+from models.execution import Execution
 from models.layout import Layout
-from models.llama4 import Execution, Llama4
+from models.llama4 import Llama4
 
 DATA = Path(__file__).parents[1] / "data" / "llama4"
 CASES = ["scout_tiny", "maverick_tiny", "mm_tiny"]

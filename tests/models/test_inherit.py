@@ -10,9 +10,10 @@ import pytest
 
 from models.config import SCOUT, Config, Layer
 from models.dispatch import Dense
+from models.execution import Execution
 from models.heritage import heritage
 from models.inherit import alike, inherit
-from models.llama4 import Execution, Llama4
+from models.llama4 import Llama4
 from models.tower import Vision
 
 R, N = Layer(rope=True, moe=True), Layer(rope=False, moe=True)

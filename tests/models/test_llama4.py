@@ -8,8 +8,10 @@ import pytest
 
 from models.config import BEHEMOTH_PICO, MAVERICK_PICO, SCOUT_PICO, Config, Layer, Tempering, interleave
 from models.dispatch import Dense
+from models.execution import Execution
 from models.layout import Layout
-from models.llama4 import Execution, Llama4
+from models.llama4 import Llama4
+from models.remat import Inputs
 
 # Two periods of (dense rope, MoE rope, MoE nope), all rules on, chunks and floors much shorter than a row.
 TOY = Config(
@@ -71,7 +73,7 @@ def test_padding_has_exactly_zero_gradient(model, tokens):
     np.testing.assert_array_equal(jnp.any(slope.embed[...] != 0, axis=1)[tokens[0]], np.arange(12) >= 5)
 
 
-@pytest.mark.parametrize("execution", [PLAIN, replace(PLAIN, remat=True), replace(PLAIN, dtype="bfloat16")])
+@pytest.mark.parametrize("execution", [PLAIN, replace(PLAIN, remat=Inputs()), replace(PLAIN, dtype="bfloat16")])
 def test_a_trace_goes_from_the_embeddings_to_the_output(model, tokens, execution):
     trace = jax.jit(lambda model: model.trace(tokens, execution=execution))(model)
     assert trace.stream.shape == (TOY.layers + 1, 2, 12, TOY.width)
@@ -104,7 +106,7 @@ def test_a_bias_reaches_the_moe_layer_of_its_period(model, tokens):
     np.testing.assert_array_equal(routing.counts[:, 3] == 24, [False, False, True, False])
 
 
-@pytest.mark.parametrize("execution", [Execution(), replace(PLAIN, unroll=2), replace(PLAIN, remat=True)])
+@pytest.mark.parametrize("execution", [Execution(), replace(PLAIN, unroll=2), replace(PLAIN, remat=Inputs())])
 def test_how_a_model_is_run_does_not_change_what_it_says(model, tokens, execution):
     def loss(model, execution):
         return jnp.sum(model(tokens, execution=execution)[0] ** 3)

@@ -23,7 +23,7 @@ def tokens(b=2, t=9):
 
 @jax.jit
 def apply(layer, x, valid, bias=None):
-    return layer(x, valid, bias, suited())
+    return layer(x, valid, bias, suited("cpu"))
 
 
 def logits_of(layer, x):

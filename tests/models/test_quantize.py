@@ -14,7 +14,8 @@ from distill.state import Weights
 from distill.teacher import LiveTeacher
 from models.config import MAVERICK, SCOUT, Config, Layer, Tempering
 from models.dispatch import Dense
-from models.llama4 import Execution, Llama4
+from models.execution import Execution
+from models.llama4 import Llama4
 from models.quantize import Recipe, contracted, dequantize, is_param, main, quantize, size, weigh_tree
 from models.quantized import Quantized, round_to
 from models.request import Request

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from models.llama4 import Execution, Llama4
+from models.execution import Execution
+from models.llama4 import Llama4
 from models.moe import Routes, select
 from tests.models.test_sampler import SAMPLER, TOY, _request, _toy
 

@@ -10,7 +10,8 @@ import pytest
 from models import huggingface
 from models.cache import Cache, extend
 from models.config import Config, Layer, Tempering
-from models.llama4 import Execution, Llama4
+from models.execution import Execution
+from models.llama4 import Llama4
 from models.request import Request
 from models.sampler import Sampler, steady
 from models.sampling import Sampling

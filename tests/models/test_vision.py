@@ -12,10 +12,12 @@ from einops import rearrange
 
 from models import huggingface
 from models.config import SCOUT_PICO, Vision, tiny
+from models.execution import Execution
 from models.huggingface.names import parameter_name, places
 from models.layout import Layout
-from models.llama4 import Execution, Llama4
+from models.llama4 import Llama4
 from models.moe import Dense
+from models.remat import Inputs
 from models.tower import VISION, VISION_PICO
 from models.vision import VisionEncoder, check_images, fuse
 
@@ -49,7 +51,7 @@ def test_the_vision_tower_is_that_of_transformers():
     expected = _expected()
     hidden, inputs = jax.jit(lambda model, tiles: model.vision.encode(tiles))(_model(), expected["pixel_values"])
     np.testing.assert_allclose(inputs, expected["vision.hidden_states"][:-1], atol=1e-4, rtol=0)
-    adapted = jax.jit(lambda model, hidden: model.vision.adapt(hidden))(_model(), hidden)
+    adapted = jax.jit(lambda model, hidden: model.vision.adapt(hidden, Execution()))(_model(), hidden)
     np.testing.assert_allclose(adapted, expected["vision.adapter_out"], atol=1e-4, rtol=0)
     projected = jax.jit(lambda model, tiles: model.vision(tiles))(_model(), expected["pixel_values"])
     np.testing.assert_allclose(projected, expected["vision.projected"], atol=1e-4, rtol=0)
@@ -178,15 +180,17 @@ def test_the_gradient_reaches_text_and_tower_but_not_the_embedding_of_the_patch(
 
 
 @cache
-def _slope(dtype, remat):
+def _slope(execution):
     tiles = jax.random.uniform(jax.random.key(1), (3, 3, 16, 16), minval=-1)
     tower = jax.jit(partial(VisionEncoder, SEEING.vision, SEEING.width))(jax.random.key(0))
-    return jax.jit(jax.grad(lambda tower: jnp.mean(tower(tiles, dtype, remat).astype(jnp.float32) ** 3)))(tower)
+    return jax.jit(jax.grad(lambda tower: jnp.mean(tower(tiles, execution).astype(jnp.float32) ** 3)))(tower)
 
 
-@pytest.mark.parametrize(("dtype", "remat", "tolerance"), [("float32", True, 1e-5), ("bfloat16", False, 0.05)])
-def test_how_a_tower_is_run_hardly_changes_its_gradient(dtype, remat, tolerance):
-    for got, wanted in zip(*map(jax.tree.leaves, (_slope(dtype, remat), _slope("float32", False))), strict=True):
+@pytest.mark.parametrize(
+    ("execution", "tolerance"), [(Execution(remat=Inputs()), 1e-5), (Execution(dtype="bfloat16"), 0.05)]
+)
+def test_how_a_tower_is_run_hardly_changes_its_gradient(execution, tolerance):
+    for got, wanted in zip(*map(jax.tree.leaves, (_slope(execution), _slope(Execution()))), strict=True):
         assert got.dtype == jnp.float32
         assert jnp.linalg.norm(got - wanted) <= tolerance * (jnp.linalg.norm(wanted) + 1e-3)
 

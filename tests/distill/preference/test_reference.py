@@ -12,7 +12,7 @@ from distill.preference.pairs import Mining
 from distill.preference.reference import Kept, ask
 from distill.state import create
 from losses import token_logps
-from models.llama4 import Execution
+from models.execution import Execution
 from tests.distill.preference.preferred import LEARNER
 from tests.distill.preference.test_pairs import group
 

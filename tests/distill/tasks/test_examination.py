@@ -10,7 +10,7 @@ from distill.tasks.exam import Exam, Marks
 from distill.tasks.examination import Examination, few, told
 from distill.tasks.small import Small
 from distill.tasks.source import Questions
-from models.llama4 import Execution
+from models.execution import Execution
 from models.tokenizer import Bytes
 
 ASKED = Small(tasks=("reverse", "sort"), levels=(0, 1), train=4, held_out=3)

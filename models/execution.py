@@ -1,0 +1,72 @@
+"""Execution: how to run a model, not what it is."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from models.exchange import Exchange
+from models.layers import cast
+from models.moe import Dispatch, suited
+from models.placement import Placement
+from models.remat import Everything, Inputs, Products
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How to run a model, not what it is: results agree up to rounding.
+
+    dtype: of matrix products and the residual stream, "float32" or "bfloat16"; parameters are cast period by period.
+        Norm scales and routers stay in float32, as do norms, softmaxes and rotations.
+    unroll: periods of layers per iteration of the scan; more compiles longer and may run faster.
+    remat: what is kept for the gradient; the rest is computed again.
+    dispatch: how tokens get to their experts; None takes what suits the backend.
+    placement: where arrays lie on a mesh; `distill.mesh` sets it. None leaves that to the partitioner.
+    """
+
+    dtype: str = "float32"
+    unroll: int = 1
+    remat: Everything | Inputs | Products = Everything()
+    dispatch: Dispatch | None = None
+    placement: Placement | None = None
+
+    def __post_init__(self):
+        """Refuses what cannot run."""
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f'Execution.dtype is "{self.dtype}"; it must be "float32" or "bfloat16"')
+        if self.unroll < 1:
+            raise ValueError(f"Execution.unroll is {self.unroll}; it must be at least 1 period")
+
+    @property
+    def platform(self) -> str:
+        """What it runs on: "cpu", "gpu" or "tpu"."""
+        return jax.default_backend() if self.placement is None else self.placement.platform
+
+    def ready(self, module: T) -> T:
+        """A module with its weights in the dtype of the products, and gathered to be read."""
+        own = cast(module, self.dtype)
+        return own if self.placement is None else self.placement.gather(own)
+
+    def weight(self, param: nnx.Param) -> Array:
+        """The same of a single weight."""
+        own = param.replace(param[...].astype(self.dtype))
+        return (own if self.placement is None else self.placement.gather(own))[...]
+
+    def hold(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        """The stream where its rows and columns are."""
+        return x if self.placement is None else self.placement.hold(x, ("b", "t", "d"))
+
+    def look_up(self, table: Float[Array, "v d"], ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        """Rows of the embedding table, in the dtype of the stream."""
+        if self.placement is None:
+            return table[ids].astype(self.dtype)
+        return self.placement.look_up(table, ids, self.dtype)
+
+    def sending(self) -> Dispatch:
+        """How tokens get to their experts, here."""
+        own = suited(self.platform) if self.dispatch is None else self.dispatch
+        return own if self.placement is None else Exchange(self.placement, own)
