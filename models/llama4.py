@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.attention import Attention
 from models.config import Config
+from models.flash import Attend
+from models.flash import suited as suited_attention
 from models.layers import RMSNorm, Rotation, SwiGLU, cast, contract, draw, output_std
 from models.layout import Layout
 from models.moe import Bias, Dispatch, MoE, Routes, Routing, in_order, select, suited
@@ -27,12 +29,14 @@ class Execution:
     unroll: periods of layers per iteration of the scan; more compiles longer and may run faster.
     remat: keep only the input of each period for the gradient, and compute the rest again.
     dispatch: how tokens get to their experts; None takes what suits the backend.
+    attention: how attention is computed (`models/flash.py`); None takes what suits the backend.
     """
 
     dtype: str = "float32"
     unroll: int = 1
     remat: bool = False
     dispatch: Dispatch | None = None
+    attention: Attend | None = None
 
     def __post_init__(self):
         """Refuses what cannot run."""
@@ -65,9 +69,10 @@ class Block(nnx.Module):
         rotation: Rotation,
         bias: Bias,
         dispatch: Dispatch,
+        attend: Attend,
     ) -> tuple[Float[Array, "b t d"], Routing | None, Float[Array, "b t d"]]:
         """The stream x with this layer added, its routing (of a dense layer None), and what its feed-forward read."""
-        between = x + self.attention(self.attention_norm(x), rope, layout, rotation)
+        between = x + self.attention(self.attention_norm(x), rope, layout, rotation, attend)
         return *self.feed(between, layout.valid, bias, dispatch), between
 
     def feed(
@@ -105,12 +110,13 @@ class Period(nnx.Module):
         rotation: Rotation,
         bias: Bias,
         dispatch: Dispatch,
+        attend: Attend,
     ) -> tuple[list[Float[Array, "b t d"]], list[Routing], list[Float[Array, "b t d"]]]:
         """The stream after each of these layers, the routing of those with experts, and what each feed-forward read."""
         states, routings, betweens = [], [], []
         for layer, block in zip(self.pattern, self.blocks, strict=True):
             own_bias = bias[len(routings)] if layer.moe and bias is not None else None
-            x, routing, between = block(x, layer.rope, layout, rotation, own_bias, dispatch)
+            x, routing, between = block(x, layer.rope, layout, rotation, own_bias, dispatch, attend)
             states.append(x)
             betweens.append(between)
             if routing is not None:
@@ -227,10 +233,11 @@ class Llama4(nnx.Module):
         self._check(tokens, layout, bias)
         rotation = Rotation.at(layout.positions, self.config)
         dispatch = suited() if execution.dispatch is None else execution.dispatch
+        attend = suited_attention(jax.default_backend()) if execution.attention is None else execution.attention
 
         def step(x: Array, each: tuple[Period, Array | Routes | None]) -> tuple[Array, Any]:
             period, own_bias = cast(each[0], execution.dtype), each[1]
-            states, routings, betweens = period(x, layout, rotation, own_bias, dispatch)
+            states, routings, betweens = period(x, layout, rotation, own_bias, dispatch, attend)
             return states[-1], (routings, (states, period.routers(betweens)) if keep else ([], []))
 
         if execution.remat:
