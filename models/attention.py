@@ -1,17 +1,35 @@
 """Attention of Llama 4 (iRoPE): chunked with rotary positions, or over the whole document with none."""
 
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
-from models.blockwise import LONG, attend_blocks
 from models.config import Config, Tempering
+from models.flash import Attend, Blockwise
 from models.layers import Rotation, contract, draw, normalize, output_std
 from models.layout import Layout
+from models.remat import product
+
+
+@runtime_checkable
+class See(Protocol):
+    """How tokens see each other (`models.context.Sight`)."""
+
+    def __call__(
+        self,
+        q: Float[Array, "b t h c"],
+        k: Float[Array, "b t k c"],
+        v: Float[Array, "b t k c"],
+        layout: Layout,
+        chunk: int | None,
+    ) -> Float[Array, "b t h c"]:
+        """What each token gathers from the earlier ones of its chunk of its document, or without one from them all."""
+        ...
 
 
 class Attention(nnx.Module):
@@ -28,14 +46,14 @@ class Attention(nnx.Module):
         self.config = config
 
     def __call__(
-        self, x: Float[Array, "b t d"], rope: bool, layout: Layout, rotation: Rotation
+        self, x: Float[Array, "b t d"], rope: bool, layout: Layout, rotation: Rotation, see: See
     ) -> Float[Array, "b t d"]:
         """What each token gathers from the tokens it sees; rotations, norms and softmax in float32.
 
         rope: rotary positions within a chunk of the document; otherwise none, over all of it.
         """
-        see = partial(attend_chunk, chunk=self.config.chunk) if rope else attend_document
-        return self.gather(see(*self.project(x, rope, layout, rotation), layout))
+        q, k, v = (product(each) for each in self.project(x, rope, layout, rotation))
+        return self.gather(product(see(q, k, v, layout, self.config.chunk if rope else None)))
 
     def project(
         self, x: Float[Array, "b t d"], rope: bool, layout: Layout, rotation: Rotation
@@ -64,45 +82,27 @@ def temper(positions: Int[Array, "b t"], tempering: Tempering) -> Float[Array, "
     return 1 + tempering.scale * jnp.log1p(floors.astype(jnp.float32))
 
 
-def attend(
-    q: Float[Array, "b t h c"],
-    k: Float[Array, "b s k c"],
-    v: Float[Array, "b s k c"],
-    visible: Bool[Array, "#b t s"],
-) -> Float[Array, "b t h c"]:
-    """Softmax attention of every query over its visible keys, of which there must be one; t s scores in float32."""
-    k, v = rearrange([k, v], "two b s k c -> two b k s c")
-    return attend_by_head(q, k, v, visible)
-
-
-def attend_by_head(
-    q: Float[Array, "b t h c"],
-    k: Float[Array, "b k s c"],
-    v: Float[Array, "b k s c"],
-    visible: Bool[Array, "#b t s"],
-) -> Float[Array, "b t h c"]:
-    """The same with keys and values that already lie head by head, as a cache keeps them."""
-    # Heads first: then no product transposes the scores, forward or backward, and they are the largest arrays here.
-    q = rearrange(q, "b t (k g) c -> b k g t c", k=k.shape[1])
-    scores = contract("bkgtc,bksc->bkgts", q, k) * q.shape[-1] ** -0.5
-    # Exactly zero weight, and so exactly zero gradient, for what must not be seen.
-    weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, -jnp.inf), axis=-1)
-    y = contract("bkgts,bksc->bkgtc", weights.astype(v.dtype), v).astype(v.dtype)
-    return rearrange(y, "b k g t c -> b t (k g) c")
-
-
 def attend_document(
-    q: Float[Array, "b t h c"], k: Float[Array, "b t k c"], v: Float[Array, "b t k c"], layout: Layout
+    q: Float[Array, "b t h c"],
+    k: Float[Array, "b t k c"],
+    v: Float[Array, "b t k c"],
+    layout: Layout,
+    attend: Attend = Blockwise(),  # noqa: B008 (frozen)
 ) -> Float[Array, "b t h c"]:
     """Every token over itself and all earlier ones of its document: O(t^2) time, and in long rows O(t) memory.
 
     Padding sees padding, so that no query is left without a key; no token sees it.
     """
-    return _attend_causal(q, k, v, None if layout.aligned else layout.segments)
+    return attend(q, k, v) if layout.aligned else attend(q, k, v, layout.segments, layout.segments)
 
 
 def attend_chunk(
-    q: Float[Array, "b t h c"], k: Float[Array, "b t k c"], v: Float[Array, "b t k c"], layout: Layout, chunk: int
+    q: Float[Array, "b t h c"],
+    k: Float[Array, "b t k c"],
+    v: Float[Array, "b t k c"],
+    layout: Layout,
+    chunk: int,
+    attend: Attend = Blockwise(),  # noqa: B008 (frozen)
 ) -> Float[Array, "b t h c"]:
     """Every token over itself and the earlier ones of its chunk of its document: O(t chunk).
 
@@ -111,39 +111,20 @@ def attend_chunk(
     """
     b, t = q.shape[:2]
     if t <= chunk:  # no document has a second chunk
-        return attend_document(q, k, v, layout)
-    rooms, fold = layout.positions // chunk, partial(_fold, chunk=chunk)
+        return attend_document(q, k, v, layout, attend)
+    fold = partial(_fold, chunk=chunk)
     if layout.aligned:
-        y = _attend_causal(fold(q), fold(k), fold(v), None)
+        y = attend(fold(q), fold(k), fold(v))
     else:
-        keys = partial(_fold_with_previous, chunk=chunk)
-        # The zeros before and after a row are padding to the segments too: segment 0.
-        inside = _causal(chunk, 2 * chunk) & _equal(fold(layout.segments), keys(layout.segments))
-        inside = inside & _equal(fold(rooms), keys(rooms))
-        y = attend(fold(q), keys(k), keys(v), inside)
+        # The zeros before and after a row are padding to the rooms too: of segment 0.
+        rooms, keys = number_rooms(layout, chunk, t), partial(_fold_with_previous, chunk=chunk)
+        y = attend(fold(q), keys(k), keys(v), fold(rooms), keys(rooms))
     return rearrange(y, "(b n) t h c -> b (n t) h c", b=b)[:, :t]
 
 
-def _attend_causal(
-    q: Float[Array, "b t h c"],
-    k: Float[Array, "b t k c"],
-    v: Float[Array, "b t k c"],
-    segments: Int[Array, "b t"] | None,
-) -> Float[Array, "b t h c"]:
-    """Every token over itself and all earlier ones of its segment; by blocks where t x t scores would be many."""
-    t = q.shape[1]
-    if t > LONG:
-        return attend_blocks(q, k, v, segments)
-    return attend(q, k, v, _causal(t, t) if segments is None else _causal(t, t) & _equal(segments, segments))
-
-
-def _causal(t: int, s: int) -> Bool[Array, "1 t s"]:
-    """Query i of the last t columns of s sees the columns up to its own."""
-    return (jnp.arange(s)[None, :] <= jnp.arange(s - t, s)[:, None])[None]
-
-
-def _equal(queries: Int[Array, "b t"], keys: Int[Array, "b s"]) -> Bool[Array, "b t s"]:
-    return queries[:, :, None] == keys[:, None, :]
+def number_rooms(layout: Layout, chunk: int, t: int) -> Int[Array, "b t"]:
+    """A number for each chunk of each document of rows of t columns, in order; of padding less than of any document."""
+    return layout.segments * (t // chunk + 1) + layout.positions // chunk
 
 
 def _fold(x: Shaped[Array, "b t *rest"], chunk: int) -> Shaped[Array, "bn chunk *rest"]:

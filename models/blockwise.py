@@ -1,89 +1,241 @@
-"""Attention over long documents by blocks: exact, in memory that grows with the row and not with its square."""
+"""Causal attention inside rooms, in one piece or by blocks: exact, in memory that grows with the row, not its square.
+
+Of blocks, u are the columns of queries and w those of keys.
+
+A room is a number: a query sees the keys of its own room that do not stand behind it. A document is a room, and so is
+a chunk of one.
+"""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from models.layers import contract
 
 BLOCK = 512
 """columns of a block of queries or keys"""
-LONG = BLOCK
-"""longer rows are taken by blocks; on a CPU that is much faster, too (`benchmarks/long_context.py`)"""
+NOWHERE = -1
+"""the room of a key that no query sees: rooms are not negative"""
 NEVER = jnp.finfo(jnp.float32).min
 """below every score, and finite: infinity minus infinity would be no number"""
 
-Running = tuple[Float[Array, "b k g t"], Float[Array, "b k g t"], Float[Array, "b k g t c"]]
+Running = tuple[Float[Array, "*n b k g u"], Float[Array, "*n b k g u"], Float[Array, "*n b k g u c"]]
 """of the keys seen so far: the largest score, the sum of weights relative to it, and of weights times values"""
+
+
+class Queries(NamedTuple):
+    """Blocks of queries, and where each stands: the last column of keys that it may see."""
+
+    heads: Float[Array, "*n b k g u c"]
+    rooms: Int[Array, "*n b u"]
+    places: Int[Array, "*n u"]
+
+
+class Keys(NamedTuple):
+    """Blocks of keys with their values, and their columns."""
+
+    keys: Float[Array, "*n b k w c"]
+    values: Float[Array, "*n b k w c"]
+    rooms: Int[Array, "*n b w"]
+    places: Int[Array, "*n w"]
 
 
 def attend_blocks(
     q: Float[Array, "b t h c"],
-    k: Float[Array, "b t k c"],
-    v: Float[Array, "b t k c"],
-    segments: Int[Array, "b t"] | None,
+    k: Float[Array, "b s k c"],
+    v: Float[Array, "b s k c"],
+    rooms: Int[Array, "b t"],
+    theirs: Int[Array, "b s"],
+    places: Int[Array, " t"],
     block: int = BLOCK,
 ) -> Float[Array, "b t h c"]:
-    """Causal softmax attention inside segments, one block of queries after the other over one block of keys at a time.
+    """Softmax attention of each query over the keys of its room up to its place, one block of keys after the other.
 
     The softmax is kept relative to the largest score so far (Milakov and Gimelshein 2018, arXiv:1805.02867), so nothing
-    larger than block x block is ever there; blocks of keys behind the queries are skipped. The gradient computes every
-    block again (Rabe and Staats 2021, arXiv:2112.05682).
+    larger than block x block is ever there. The gradient computes every block once more (Dao et al. 2022,
+    arXiv:2205.14135). Blocks in which nothing can be seen are skipped, there and back.
 
-    segments: None is one document a row.
+    theirs: the rooms of the keys. places: of each query, the last column of keys that it may see.
     """
-    b, t = q.shape[:2]
-    q, k, v = (_fold(x, block) for x in (q, k, v))
-    q = rearrange(q, "n b t (k g) c -> n b k g t c", k=k.shape[3])
-    k, v = rearrange([k, v], "two n b s k c -> two n b k s c")
-    kinds = _fold(jnp.ones((b, t), jnp.int32) if segments is None else segments, block)
-    count = len(q)
-
-    def row(each: tuple[Array, Array, Array]) -> Array:
-        """One block of queries, over all blocks of keys."""
-        i, queries, own = each
-
-        def step(running: Running, block: tuple[Array, Array, Array, Array]) -> tuple[Running, None]:
-            j, keys, values, theirs = block
-            take = partial(_take, queries, keys, values, own[:, :, None] == theirs[:, None], i - j)
-            return lax.cond(j <= i, take, lambda running: running, running), None
-
-        shape = queries.shape[:-1]
-        start = (jnp.full(shape, NEVER), jnp.zeros(shape), jnp.zeros(queries.shape, jnp.float32))
-        (_, total, sums), _ = lax.scan(jax.checkpoint(step), start, (jnp.arange(count), k, v, kinds))
-        return (sums / total[..., None]).astype(queries.dtype)
-
-    y = lax.map(jax.checkpoint(row), (jnp.arange(count), q, kinds))
-    return rearrange(y, "n b k g t c -> b (n t) (k g) c")[:, :t]
+    return _attend(block, q, k, v, rooms, theirs, places)
 
 
-def _take(
-    q: Float[Array, "b k g t c"],
-    k: Float[Array, "b k s c"],
-    v: Float[Array, "b k s c"],
-    same: Array,
-    ahead: Array,
-    running: Running,
-) -> Running:
-    """Adds one block of keys, `ahead` blocks before the queries, to what the queries have seen."""
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(block: int, q: Array, k: Array, v: Array, rooms: Array, theirs: Array, places: Array) -> Array:
+    return _forward(block, q, k, v, rooms, theirs, places)[0]
+
+
+def _forward(
+    block: int, q: Array, k: Array, v: Array, rooms: Array, theirs: Array, places: Array
+) -> tuple[Array, tuple[Array, ...]]:
+    queries, keys = (
+        fold_queries(q, k.shape[2], rooms, places, block),
+        fold_keys(k, v, theirs, jnp.arange(k.shape[1]), block),
+    )
+    heads, norms = finish(gather_blocks(begin(queries.heads), queries, keys))
+    y = unfold(heads, q.shape[1]).astype(q.dtype)
+    return y, (q, k, v, rooms, theirs, places, y, norms)
+
+
+def _backward(block: int, saved: tuple[Array, ...], slope: Array) -> tuple[Array | None, ...]:
+    q, k, v, rooms, theirs, places, y, norms = saved
+    queries, keys = (
+        fold_queries(q, k.shape[2], rooms, places, block),
+        fold_keys(k, v, theirs, jnp.arange(k.shape[1]), block),
+    )
+    back = fold_slopes(slope, y, k.shape[2], block)
+    nothing = tuple(jnp.zeros(x.shape, jnp.float32) for x in (queries.heads, keys.keys, keys.values))
+    to_q, to_k, to_v = pull_blocks(nothing, queries, keys, norms, back)
+    to_q = unfold(to_q, q.shape[1]).astype(q.dtype)
+    to_k, to_v = (unfold_keys(x, k.shape[1]).astype(k.dtype) for x in (to_k, to_v))
+    return to_q, to_k, to_v, None, None, None
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def fold_queries(
+    q: Float[Array, "b t h c"], groups: int, rooms: Int[Array, "b t"], places: Int[Array, " t"], block: int
+) -> Queries:
+    """Blocks of queries by head of the `groups` keys; the last is filled up with what sees what the last one sees."""
+    heads = rearrange(_fold(q, block), "n b t (k g) c -> n b k g t c", k=groups)
+    return Queries(heads, _fold(rooms, block, mode="edge"), _fold(places[None], block, mode="edge")[:, 0])
+
+
+def fold_keys(
+    k: Float[Array, "b s k c"],
+    v: Float[Array, "b s k c"],
+    rooms: Int[Array, "b s"],
+    places: Int[Array, " s"],
+    block: int,
+) -> Keys:
+    """Blocks of keys that stand at these columns; the last is filled up with keys that are nowhere."""
+    keys, values = (rearrange(_fold(x, block), "n b s k c -> n b k s c") for x in (k, v))
+    rooms = _fold(rooms, block, constant_values=NOWHERE)
+    return Keys(keys, values, rooms, _fold(places[None], block, mode="edge")[:, 0])
+
+
+def fold_slopes(
+    slope: Float[Array, "b t h c"], y: Float[Array, "b t h c"], groups: int, block: int
+) -> tuple[Float[Array, "n b k g u c"], Float[Array, "n b k g u"]]:
+    """The slope on the answers by blocks, and its product with them, which every score's slope needs."""
+    turn = "n b t (k g) c -> n b k g t c"
+    heads, answers = (rearrange(_fold(x, block), turn, k=groups) for x in (slope, y))
+    return heads, jnp.sum(heads.astype(jnp.float32) * answers.astype(jnp.float32), axis=-1)
+
+
+def unfold(heads: Float[Array, "n b k g u c"], t: int) -> Float[Array, "b t h c"]:
+    """Rows of t columns again."""
+    return rearrange(heads, "n b k g t c -> b (n t) (k g) c")[:, :t]
+
+
+def unfold_keys(keys: Float[Array, "n b k w c"], s: int) -> Float[Array, "b s k c"]:
+    """Rows of s columns again."""
+    return rearrange(keys, "n b k s c -> b (n s) k c")[:, :s]
+
+
+def visits(
+    rooms: Int[Array, "n b u"], theirs: Int[Array, "m b w"], places: Int[Array, "n u"], columns: Int[Array, "m w"]
+) -> Bool[Array, "n m"]:
+    """Which blocks of queries see something in which blocks of keys, or might: by the range of their rooms."""
+    beneath = jnp.max(theirs, axis=-1)[None] < jnp.min(rooms, axis=-1)[:, None]
+    above = jnp.min(theirs, axis=-1)[None] > jnp.max(rooms, axis=-1)[:, None]
+    ahead = jnp.min(columns, axis=-1)[None] > jnp.max(places, axis=-1)[:, None]
+    return jnp.any(~(beneath | above), axis=-1) & ~ahead
+
+
+def begin(heads: Float[Array, "n b k g u c"]) -> Running:
+    """Nothing was seen."""
+    shape = heads.shape[:-1]
+    return jnp.full(shape, NEVER), jnp.zeros(shape, jnp.float32), jnp.zeros(heads.shape, jnp.float32)
+
+
+def gather_blocks(running: Running, queries: Queries, keys: Keys) -> Running:
+    """Adds all these keys to what the queries have seen."""
+
+    def row(each: tuple[Running, Queries, Array]) -> Running:
+        running, query, seen = each
+
+        def step(running: Running, each: tuple[Keys, Array]) -> tuple[Running, None]:
+            return lax.cond(each[1], partial(_take, query, each[0]), lambda running: running, running), None
+
+        return lax.scan(step, running, (keys, seen))[0]
+
+    return lax.map(row, (running, queries, _visits(queries, keys)))
+
+
+def finish(running: Running) -> tuple[Float[Array, "n b k g u c"], Float[Array, "n b k g u"]]:
+    """The answers, and the logarithm of each query's sum of exponentials, from which weights can be made again."""
     largest, total, sums = running
-    scores = contract("bkgtc,bksc->bkgts", q, k) * q.shape[-1] ** -0.5
-    places = jnp.arange(q.shape[-2])
-    seen = same & ((places[None, :] <= places[:, None]) | (ahead > 0))
-    seen = seen[:, None, None]
-    # Weights do not depend on what they are relative to, so no gradient need go through it.
-    now = lax.stop_gradient(jnp.maximum(largest, jnp.max(jnp.where(seen, scores, NEVER), axis=-1)))
+    return sums / total[..., None], largest + jnp.log(total)
+
+
+def pull_blocks(
+    slopes: tuple[Array, Array, Array],
+    queries: Queries,
+    keys: Keys,
+    norms: Float[Array, "n b k g u"],
+    back: tuple[Float[Array, "n b k g u c"], Float[Array, "n b k g u"]],
+) -> tuple[Array, Array, Array]:
+    """Adds to the slopes (float32) on queries, keys and values what these keys have given to these queries."""
+    to_q, to_k, to_v = slopes
+
+    def column(to_q: Array, each: tuple[Keys, Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        key, to_k, to_v, seen = each
+
+        def step(found: tuple[Array, Array], each: tuple) -> tuple[tuple[Array, Array], Array]:
+            query, norm, back, to_q, here = each
+            pull = partial(_pull, query, key, norm, *back)
+            *found, to_q = lax.cond(here, pull, lambda *same: same, *found, to_q)
+            return tuple(found), to_q
+
+        found, to_q = lax.scan(step, (to_k, to_v), (queries, norms, back, to_q, seen))
+        return to_q, found
+
+    to_q, (to_k, to_v) = lax.scan(column, to_q, (keys, to_k, to_v, _visits(queries, keys).T))
+    return to_q, to_k, to_v
+
+
+def _visits(queries: Queries, keys: Keys) -> Bool[Array, "n m"]:
+    return visits(queries.rooms, keys.rooms, queries.places, keys.places)
+
+
+def _take(query: Queries, key: Keys, running: Running) -> Running:
+    """Adds one block of keys to what one block of queries has seen."""
+    largest, total, sums = running
+    scores, seen = _scores(query, key)
+    now = jnp.maximum(largest, jnp.max(jnp.where(seen, scores, NEVER), axis=-1))
     weights = jnp.exp(jnp.where(seen, scores - now[..., None], -jnp.inf))
     kept = jnp.exp(largest - now)
-    more = contract("bkgts,bksc->bkgtc", weights.astype(v.dtype), v)
+    more = contract("bkgts,bksc->bkgtc", weights.astype(key.values.dtype), key.values)
     return now, total * kept + jnp.sum(weights, axis=-1), sums * kept[..., None] + more
 
 
-def _fold(x: Array, block: int) -> Array:
-    """Cuts rows into blocks, blocks first, the last filled up with zeros; those come after every real column."""
-    padded = jnp.pad(x, [(0, 0), (0, -x.shape[1] % block)] + [(0, 0)] * (x.ndim - 2))
+def _pull(
+    query: Queries, key: Keys, norms: Array, slope: Array, along: Array, to_k: Array, to_v: Array, to_q: Array
+) -> tuple[Array, Array, Array]:
+    """Adds what one block of keys has given to one block of queries to the slopes on both."""
+    scores, seen = _scores(query, key)
+    weights, kind = jnp.exp(jnp.where(seen, scores - norms[..., None], -jnp.inf)), slope.dtype
+    to_v += contract("bkgts,bkgtc->bksc", weights.astype(kind), slope)
+    moved = contract("bkgtc,bksc->bkgts", slope, key.values) - along[..., None]
+    moved = (moved * weights * query.heads.shape[-1] ** -0.5).astype(kind)
+    to_q += contract("bkgts,bksc->bkgtc", moved, key.keys)
+    return to_k + contract("bkgts,bkgtc->bksc", moved, query.heads), to_v, to_q
+
+
+def _scores(query: Queries, key: Keys) -> tuple[Float[Array, "b k g u w"], Bool[Array, "b 1 1 u w"]]:
+    scores = contract("bkgtc,bksc->bkgts", query.heads, key.keys) * query.heads.shape[-1] ** -0.5
+    seen = query.rooms[:, :, None] == key.rooms[:, None]
+    return scores, (seen & (key.places[None, :] <= query.places[:, None]))[:, None, None]
+
+
+def _fold(x: Array, block: int, **fill: object) -> Array:
+    """Cuts rows into blocks, blocks first, the last filled up, with zeros where nothing else is said."""
+    padded = jnp.pad(x, [(0, 0), (0, -x.shape[1] % block)] + [(0, 0)] * (x.ndim - 2), **fill)
     return rearrange(padded, "b (n t) ... -> n b t ...", t=block)

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Float, Int
 
-from models.attention import Attention, attend_by_head
+from models.attention import Attention
 from models.config import SCOUT, Config, Layer
 from models.execution import Execution
 from models.layers import Rotation
 from models.layout import Layout
 from models.llama4 import Llama4, Period
 from models.moe import Bias, Dispatch, Routes, Routing, in_order
+from models.pairs import attend_by_head
 
 
 @jax.tree_util.register_dataclass

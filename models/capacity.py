@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from models.dispatch import flat, sort_by_expert
 from models.layers import contract
+from models.remat import product
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +102,8 @@ def answer(
     inputs: Float[Array, "e c d"], gate_up: Float[Array, "e d 2 f"], down: Float[Array, "e f d"]
 ) -> Float[Array, "e c d"]:
     """Every expert on the rows at its places."""
-    both = contract("ecd,edzf->eczf", inputs, gate_up)
-    gate, up = jnp.unstack(both, axis=-2)
+    both = product(contract("ecd,edzf->eczf", product(inputs), gate_up).astype(inputs.dtype))
+    gate, up = jnp.unstack(both.astype(jnp.float32), axis=-2)
     inner = (jax.nn.silu(gate) * up).astype(inputs.dtype)
     return contract("ecf,efd->ecd", inner, down).astype(inputs.dtype)
 

@@ -7,7 +7,11 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from models.across import Gather, Ring
+from models.context import Sight
 from models.exchange import Exchange
+from models.flash import Attend
+from models.flash import suited as suited_attention
 from models.layers import cast
 from models.moe import Dispatch, suited
 from models.placement import Placement
@@ -25,6 +29,8 @@ class Execution:
     unroll: periods of layers per iteration of the scan; more compiles longer and may run faster.
     remat: what is kept for the gradient; the rest is computed again.
     dispatch: how tokens get to their experts; None takes what suits the backend.
+    attention: how attention is computed (`models/flash.py`); None takes what suits the backend.
+    across: how queries see the keys of other devices, where the columns of a row are split.
     placement: where arrays lie on a mesh; `distill.mesh` sets it. None leaves that to the partitioner.
     """
 
@@ -32,6 +38,8 @@ class Execution:
     unroll: int = 1
     remat: Everything | Inputs | Products = Everything()
     dispatch: Dispatch | None = None
+    attention: Attend | None = None
+    across: Gather | Ring = Gather()
     placement: Placement | None = None
 
     def __post_init__(self):
@@ -70,3 +78,8 @@ class Execution:
         """How tokens get to their experts, here."""
         own = suited(self.platform) if self.dispatch is None else self.dispatch
         return own if self.placement is None else Exchange(self.placement, own)
+
+    def seeing(self) -> Sight:
+        """How tokens see each other, here."""
+        own = suited_attention(self.platform) if self.attention is None else self.attention
+        return Sight(own, self.placement, self.across)

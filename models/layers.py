@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.config import Config, RopeScaling
+from models.remat import product
 
 T = TypeVar("T", bound=nnx.Module)
 
@@ -108,7 +109,7 @@ class SwiGLU(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """Applies the feed-forward at every position; the gate is in float32."""
-        both = contract("btd,dzf->btzf", x, self.gate_up[...])
+        both = product(contract("btd,dzf->btzf", x, self.gate_up[...]).astype(x.dtype)).astype(jnp.float32)
         gate, up = jnp.unstack(both, axis=-2)  # whose gradient is one concatenation, where indexing pads and adds
         inner = jax.nn.silu(gate) * up
         return contract("btf,fd->btd", inner.astype(x.dtype), self.down[...]).astype(x.dtype)

@@ -9,12 +9,13 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from models.attention import Attention
+from models.attention import Attention, See
 from models.config import Config
 from models.execution import Execution
 from models.layers import RMSNorm, Rotation, SwiGLU, contract, draw, output_std
 from models.layout import Layout
 from models.moe import Bias, Dispatch, MoE, Routes, Routing, in_order, select
+from models.scan import scan_layers
 from models.trace import Trace
 from models.vision import VisionEncoder, fuse
 
@@ -42,9 +43,10 @@ class Block(nnx.Module):
         rotation: Rotation,
         bias: Bias,
         dispatch: Dispatch,
+        see: See,
     ) -> tuple[Float[Array, "b t d"], Routing | None, Float[Array, "b t d"]]:
         """The stream x with this layer added, its routing (of a dense layer None), and what its feed-forward read."""
-        between = x + self.attention(self.attention_norm(x), rope, layout, rotation)
+        between = x + self.attention(self.attention_norm(x), rope, layout, rotation, see)
         return *self.feed(between, layout.valid, bias, dispatch), between
 
     def feed(
@@ -111,8 +113,9 @@ def _layer(
     bias: Bias,
 ) -> tuple[Float[Array, "b t d"], Routing | None, Float[Array, "b t d"]]:
     """A block whose weights are made ready here, so that no gathered weights are kept for the gradient."""
-    own = execution.ready(block)
-    y, routing, between = own(execution.hold(x), rope, layout, rotation, bias, execution.sending())
+    # Or the compiler casts the weights of all layers at once, before the first: half as much memory again.
+    own = execution.ready(block if execution.placement is None else jax.lax.optimization_barrier(block))
+    y, routing, between = own(execution.hold(x), rope, layout, rotation, bias, execution.sending(), execution.seeing())
     return execution.hold(y), routing, between
 
 
@@ -220,14 +223,13 @@ class Llama4(nnx.Module):
         self._check(tokens, layout, bias)
         rotation = Rotation.at(layout.positions, self.config)
 
-        def step(x: Array, each: tuple[Period, Array | Routes | None]) -> tuple[Array, Any]:
-            period, own_bias = each
-            states, routings, betweens = period(x, layout, rotation, own_bias, execution)
+        def step(shared: tuple[Layout, Rotation], x: Array, period: Period, own_bias: Bias) -> tuple[Array, Any]:
+            states, routings, betweens = period(x, *shared, own_bias, execution)
             return states[-1], (routings, (states, period.routers(betweens)) if keep else ([], []))
 
         features = None if images is None else self.look(images, execution)
         x = self.read(tokens, layout, execution, features)
-        last, (routings, kept) = jax.lax.scan(step, x, (self.periods, bias), unroll=execution.unroll)
+        last, (routings, kept) = scan_layers(step, (layout, rotation), x, self.periods, bias, execution.unroll)
         return self.norm(last), in_order(routings, self.config.experts), kept, x
 
     def _check(self, tokens: Int[Array, "b t"], layout: Layout, bias: Bias) -> None:

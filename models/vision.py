@@ -9,9 +9,9 @@ from einops import rearrange, repeat
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from models.attention import attend
 from models.execution import Execution
 from models.layers import Rotation, contract, draw, frequencies
+from models.pairs import attend
 from models.tower import Vision
 
 EPS = 1e-5  # of every layer norm; transformers reads none from the configuration

@@ -3,9 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.attention import attend, attend_chunk, attend_document, temper
+from models.attention import attend_chunk, attend_document, temper
 from models.config import Tempering
 from models.layout import Layout
+from models.pairs import attend
 
 CHUNK = 4
 

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.attention import attend, attend_chunk, attend_document
-from models.blockwise import LONG, attend_blocks
+from models.attention import attend_chunk, attend_document
+from models.blockwise import BLOCK
+from models.flash import Blockwise
 from models.layout import Layout
+from models.pairs import attend
 
 T = 22
 
@@ -24,6 +26,10 @@ SEGMENTS = {
     "one document": None,
     "several, and padding": jnp.array([[1] * 5 + [2] * 9 + [3] * 5 + [0] * 3, [0] * 4 + [1] * 18]),
 }
+
+
+def blocks(q, k, v, segments, block=8):
+    return Blockwise(block=block)(q, k, v, segments, segments)
 
 
 def whole(q, k, v, segments):
@@ -41,22 +47,22 @@ def value_and_slopes(form, q, k, v, segments):
 
 
 @pytest.mark.parametrize("segments", SEGMENTS.values(), ids=SEGMENTS.keys())
-@pytest.mark.parametrize("block", [8, 64])
+@pytest.mark.parametrize("block", [3, 8, 64])
 def test_blocks_give_what_one_piece_gives_and_so_does_their_gradient(segments, block):
     given = arrays()
-    found = value_and_slopes(partial(attend_blocks, block=block), *given, segments)
+    found = value_and_slopes(partial(blocks, block=block), *given, segments)
     for ours, theirs in zip(found, value_and_slopes(whole, *given, segments), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
 def test_scores_of_any_size_do_not_overflow():
     q, k, v = arrays()
-    found = jax.jit(partial(attend_blocks, block=8))(1e4 * q, k, v, None)
+    found = jax.jit(partial(blocks, block=8))(1e4 * q, k, v, None)
     np.testing.assert_allclose(found, jax.jit(whole)(1e4 * q, k, v, None), atol=1e-5)
 
 
 def test_bfloat16_answers_in_bfloat16_and_adds_up_in_float32():
-    found = jax.jit(partial(attend_blocks, block=8))(*arrays(dtype=jnp.bfloat16), None)
+    found = jax.jit(partial(blocks, block=8))(*arrays(dtype=jnp.bfloat16), None)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found.astype(jnp.float32), jax.jit(whole)(*arrays(), None), atol=0.05)
 
@@ -68,14 +74,14 @@ def test_memory_of_a_long_row_grows_with_it_and_not_with_its_square(see):
         run = jax.jit(lambda q, k, v: see(q, k, v, Layout.dense(1, t)))
         return run.lower(*given).compile().memory_analysis().temp_size_in_bytes
 
-    assert temporary(8 * LONG) < 3 * temporary(4 * LONG) < 4 * LONG * 4 * LONG * 4
+    assert temporary(8 * BLOCK) < 3 * temporary(4 * BLOCK) < 4 * BLOCK * 4 * BLOCK * 4
 
 
 def test_a_long_row_is_causal():
-    q, k, v = (x[:1, : LONG + 9] for x in arrays(LONG + 9))
-    see = jax.jit(lambda q, k, v: attend_document(q, k, v, Layout.dense(1, LONG + 9)))
-    moved = see(q, k.at[:, LONG].add(1.0), v.at[:, LONG].add(1.0)) - see(q, k, v)
-    assert jnp.all(moved[:, :LONG] == 0) and jnp.all(jnp.any(moved[:, LONG:] != 0, axis=(2, 3)))
+    q, k, v = (x[:1, : BLOCK + 9] for x in arrays(BLOCK + 9))
+    see = jax.jit(lambda q, k, v: attend_document(q, k, v, Layout.dense(1, BLOCK + 9)))
+    moved = see(q, k.at[:, BLOCK].add(1.0), v.at[:, BLOCK].add(1.0)) - see(q, k, v)
+    assert jnp.all(moved[:, :BLOCK] == 0) and jnp.all(jnp.any(moved[:, BLOCK:] != 0, axis=(2, 3)))
 
 
 def test_a_chunk_longer_than_a_packed_row_is_the_document_by_blocks():
@@ -83,10 +89,10 @@ def test_a_chunk_longer_than_a_packed_row_is_the_document_by_blocks():
         places = jnp.arange(t)[None].repeat(2, axis=0)
         return Layout.packed(places % 300, 1 + places // 300)
 
-    t = LONG + 40
-    form, layout = jax.jit(partial(attend_chunk, chunk=4 * LONG)), packed(t)
+    t = BLOCK + 40
+    form, layout = jax.jit(partial(attend_chunk, chunk=4 * BLOCK)), packed(t)
     given = arrays(t)
     np.testing.assert_allclose(form(*given, layout), jax.jit(whole)(*given, layout.segments), atol=2e-6)
-    t = 4 * LONG
+    t = 4 * BLOCK
     scores = 2 * 4 * t * t * 4
     assert form.lower(*arrays(t), packed(t)).compile().memory_analysis().temp_size_in_bytes < scores / 2
