@@ -24,6 +24,7 @@ from models.blockwise import (
     fold_queries,
     fold_slopes,
     gather_blocks,
+    no_slopes,
     pull_blocks,
     unfold,
     unfold_keys,
@@ -158,7 +159,7 @@ def _forward(
     # The last keys are sent to nobody.
     (running, keys), _ = lax.scan(turn, (begin(queries.heads), keys), length=lax.axis_size(axis) - 1)
     heads, norms = finish(gather_blocks(running, queries, keys))
-    y = unfold(heads, q.shape[1]).astype(q.dtype)
+    y = unfold(heads, q)
     return y, (q, k, v, rooms, places, y, norms)
 
 
@@ -173,11 +174,9 @@ def _backward(block: int, axis: Axis, saved: tuple[Array, ...], slope: Array) ->
         # After as many turns as there are devices the slopes on the keys are where the keys began.
         return (to_q, *_pass_on((keys, to_k, to_v), axis)), None
 
-    nothing = [jnp.zeros(x.shape, jnp.float32) for x in (queries.heads, keys.keys, keys.values)]
-    start = (nothing[0], keys, *nothing[1:])
-    (to_q, _, to_k, to_v), _ = lax.scan(turn, start, length=lax.axis_size(axis))
-    to_k, to_v = (unfold_keys(x, k.shape[1]).astype(k.dtype) for x in (to_k, to_v))
-    return unfold(to_q, q.shape[1]).astype(q.dtype), to_k, to_v, None, None
+    to_q, *others = no_slopes(queries, keys)
+    (to_q, _, to_k, to_v), _ = lax.scan(turn, (to_q, keys, *others), length=lax.axis_size(axis))
+    return unfold(to_q, q), unfold_keys(to_k, k), unfold_keys(to_v, v), None, None
 
 
 _ring.defvjp(_forward, _backward)
