@@ -1,6 +1,7 @@
 """Splash: the TPU's flash attention, forward and backward, with grids that skip what nobody sees."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,8 @@ class Splash:
         t, s = q.shape[1], k.shape[1]
         q = (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
         q, k, v = (rearrange(_pad(x, 1), "b t h c -> b h t c") for x in (q, k, v))
-        places = _pad((jnp.arange(s - t, s) if places is None else places).astype(jnp.int32), 0, mode="edge")
+        last = jnp.arange(s - t, s) if places is None else places
+        places = _pad(last.astype(jnp.int32), 0, mode="edge")
         if rooms is None or theirs is None:
             # What fills the row up stands after every query's place.
             y = jax.vmap(lambda q, k, v: self._row(q, k, v, None, None, places))(q, k, v)
@@ -111,7 +113,7 @@ def _fit(length: int, block: int) -> int:
     return next(size for size in range(min(block, length) // LANES * LANES, 0, -LANES) if length % size == 0)
 
 
-def _pad(x: Array, axis: int, **fill: object) -> Array:
+def _pad(x: Array, axis: int, **fill: Any) -> Array:
     """Filled up to a multiple of LANES, with zeros where nothing else is said."""
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, -x.shape[axis] % LANES)
