@@ -1,7 +1,7 @@
 """Splash: the TPU's flash attention, forward and backward, with grids that skip what nobody sees."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ class Splash:
         else:
             rooms, theirs = _pad(rooms, 1, mode="edge"), _pad(theirs, 1, constant_values=NOWHERE)
             # Rows differ in what to skip, so they come one after the other; each fills the chip.
-            y = lax.map(lambda each: self._row(*each, places), (q, k, v, rooms, theirs))
+            y = lax.map(lambda each: self._row(*each[:3], each[3], each[4], places), (q, k, v, rooms, theirs))
         return rearrange(y, "b h t c -> b t h c")[:, :t]
 
     def _row(
@@ -81,7 +81,7 @@ class Splash:
             rearrange(ours, "(n t) -> n 1 t", t=size_q), rearrange(others, "(m s) -> m 1 s", s=size_kv),
             rearrange(places, "(n t) -> n t", t=size_q), rearrange(columns, "(m s) -> m s", s=size_kv),
         )  # fmt: skip
-        ahead = MaskInfo(_next(seen)[None], None, seen[None].astype(jnp.int32), None, places)
+        ahead = MaskInfo(_next(seen)[None], None, seen[None].astype(jnp.int32), None, cast(Any, places))
         across = ahead._replace(data_next=_next(seen.T).T[None])
         kernel = splash.SplashAttentionKernel(
             ahead, ahead, across, is_mqa=False, save_residuals=False, mask_value=splash.DEFAULT_MASK_VALUE,
@@ -92,7 +92,8 @@ class Splash:
                 block_q_dq=size_q, block_kv_dq=size_kv,
             ),
         )  # fmt: skip
-        return kernel(q, k, v, None if rooms is None or theirs is None else splash.SegmentIds(rooms, theirs))
+        numbers = None if rooms is None or theirs is None else splash.SegmentIds(rooms, theirs)
+        return cast(Array, kernel(q, k, v, numbers))
 
 
 def _behind(places: Array, keys: Array) -> Array:
