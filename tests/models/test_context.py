@@ -145,7 +145,7 @@ def test_every_device_computes_equally_many_blocks_at_every_turn_of_the_ring():
 
 
 def test_what_a_device_computes_is_what_was_counted():
-    """An Attend that answers with the count itself: halves of it come back from the device that it was exchanged with."""
+    """An Attend that answers with its count; half of each answer comes from another device."""
 
     def count(q, k, v, rooms, theirs, places):
         fold = lambda x: x.reshape(1, -1, 2).swapaxes(0, 1)  # noqa: E731
