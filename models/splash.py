@@ -59,7 +59,8 @@ class Splash:
         else:
             rooms, theirs = _pad(rooms, 1, mode="edge"), _pad(theirs, 1, constant_values=NOWHERE)
             # Rows differ in what to skip, so they come one after the other; each fills the chip.
-            y = lax.map(lambda each: self._row(*each[:3], each[3], each[4], places), (q, k, v, rooms, theirs))
+            row = lambda each: self._row(each[0], each[1], each[2], each[3], each[4], places)  # noqa: E731
+            y = lax.map(row, (q, k, v, rooms, theirs))
         return rearrange(y, "b h t c -> b t h c")[:, :t]
 
     def _row(

@@ -3,9 +3,9 @@
     python proofs/attention_tpu.py [--topology v5e:2x2]
 
 Needs the extra `tpu` (libtpu compiles without a chip); without it, it says so and is done. Forward and backward of one
-layer's attention, 40 heads over 8 of keys, 128 channels, bfloat16, 8192 columns a device: whole rows on one device, then
-rows that are split over all devices of the topology (v5p:4x4x8 is 1M columns). Exits with an error where a compile
-fails, where a chunk that crosses no border sends anything, or where temporaries are more than --limit MiB.
+layer's attention, 40 heads over 8 of keys, 128 channels, bfloat16, 8192 columns a device: whole rows on one, then rows
+that are split over all devices of the topology (v5p:4x4x8 is 1M columns). Exits with an error where a compile fails,
+where a chunk that crosses no border sends anything, or where temporaries are more than --limit MiB.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def compiled(form, mesh: Mesh) -> tuple[float, int, Counter]:
     assert memory is not None, "the compiler did not say how much memory the program takes"
     kinds = r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
     # The value itself is summed over devices: one all-reduce that is not attention's.
-    return seconds, memory.temp_size_in_bytes, Counter(re.findall(kinds, made.as_text()))
+    return seconds, memory.temp_size_in_bytes, Counter(re.findall(kinds, made.as_text() or ""))
 
 
 def main() -> None:
