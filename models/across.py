@@ -24,6 +24,7 @@ from models.blockwise import (
     fold_queries,
     fold_slopes,
     gather_blocks,
+    no_slopes,
     pull_blocks,
     unfold,
     unfold_keys,
@@ -46,8 +47,12 @@ class Across(Protocol):
         rooms: Int[Array, "b t"],
         axis: Axis,
         attend: Attend,
+        group: int,
     ) -> Float[Array, "b t h c"]:
-        """What this slice of queries gathers from all keys of the row of their rooms that do not stand behind them."""
+        """What this slice of queries gathers from the keys of its group: of their rooms and not behind them.
+
+        group: so many neighbours on the axis have to do with each other, and with nobody else.
+        """
         ...
 
 
@@ -75,23 +80,24 @@ class Gather:
         rooms: Int[Array, "b t"],
         axis: Axis,
         attend: Attend,
+        group: int,
     ) -> Float[Array, "b t h c"]:
-        """See Exchange."""
+        """See Across."""
         if k.shape[2] % self.parts:
             raise ValueError(
                 f"Gather.parts = {self.parts} does not divide {k.shape[2]} key/value heads; take a divisor, such as 1"
             )
-        theirs = lax.all_gather(rooms, axis, axis=1, tiled=True)
-        q, rooms, places = swap(q, axis), swap(rooms, axis), balanced_places(q.shape[1], axis)
+        collect = partial(_collect, axis=axis, group=group)
+        theirs, places = collect(rooms), balanced_places(q.shape[1], axis, group)
+        q, rooms = swap(q, axis, group), swap(rooms, axis, group)
 
         def part(each: tuple[Array, Array, Array]) -> Array:
-            q, *both = each
-            k, v = (lax.all_gather(x, axis, axis=1, tiled=True) for x in both)
-            return attend(q, k, v, rooms, theirs, places)
+            q, k, v = each
+            return attend(q, collect(k), collect(v), rooms, theirs, places)
 
         split = partial(rearrange, pattern="b t (n k) c -> n b t k c", n=self.parts)
         y = part((q, k, v)) if self.parts == 1 else lax.map(jax.checkpoint(part), (split(q), split(k), split(v)))
-        return swap(y if self.parts == 1 else rearrange(y, "n b t k c -> b t (n k) c"), axis)
+        return swap(y if self.parts == 1 else rearrange(y, "n b t k c -> b t (n k) c"), axis, group)
 
 
 @dataclass(frozen=True)
@@ -119,50 +125,57 @@ class Ring:
         rooms: Int[Array, "b t"],
         axis: Axis,
         attend: Attend,
+        group: int,
     ) -> Float[Array, "b t h c"]:
         """See Exchange; attend has no say."""
         del attend
-        q, k, v, rooms = (swap(x, axis) for x in (q, k, v, rooms))
-        return swap(_ring(self.block, axis, q, k, v, rooms, balanced_places(q.shape[1], axis)), axis)
+        q, k, v, rooms = (swap(x, axis, group) for x in (q, k, v, rooms))
+        places = balanced_places(q.shape[1], axis, group)
+        return swap(_ring(self.block, axis, group, q, k, v, rooms, places), axis, group)
 
 
-def swap(x: Array, axis: Axis) -> Array:
-    """Gives the second half of the columns of device n - 1 - i to device i; twice is nothing."""
-    n, half = lax.axis_size(axis), x.shape[1] // 2
-    other = lax.ppermute(x[:, half:], axis, [(i, n - 1 - i) for i in range(n)])
-    return jnp.concatenate([x[:, :half], other], axis=1)
+def swap(x: Array, axis: Axis, group: int) -> Array:
+    """Gives the second half of the columns of device n - 1 - i of a group of n to device i; twice is nothing."""
+    half = x.shape[1] // 2
+    mirror = [(i, i - i % group + group - 1 - i % group) for i in range(lax.axis_size(axis))]
+    return jnp.concatenate([x[:, :half], lax.ppermute(x[:, half:], axis, mirror)], axis=1)
 
 
-def balanced_places(t: int, axis: Axis) -> Int[Array, " t"]:
-    """The columns of the row that this device has after `swap`."""
-    i, n = lax.axis_index(axis), lax.axis_size(axis)
-    own = jnp.arange(t)
-    return jnp.where(own < t // 2, i * t, (n - 1 - i) * t) + own
+def balanced_places(t: int, axis: Axis, group: int) -> Int[Array, " t"]:
+    """The columns that this device has after `swap`, counted from the first of its group."""
+    i, own = lax.axis_index(axis) % group, jnp.arange(t)
+    return jnp.where(own < t // 2, i * t, (group - 1 - i) * t) + own
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _ring(block: int, axis: Axis, q: Array, k: Array, v: Array, rooms: Array, places: Array) -> Array:
-    return _forward(block, axis, q, k, v, rooms, places)[0]
+def _collect(x: Array, axis: Axis, group: int) -> Array:
+    n = lax.axis_size(axis)
+    groups = None if group == n else [list(range(i, i + group)) for i in range(0, n, group)]
+    return lax.all_gather(x, axis, axis=1, tiled=True, axis_index_groups=groups)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _ring(block: int, axis: Axis, group: int, q: Array, k: Array, v: Array, rooms: Array, places: Array) -> Array:
+    return _forward(block, axis, group, q, k, v, rooms, places)[0]
 
 
 def _forward(
-    block: int, axis: Axis, q: Array, k: Array, v: Array, rooms: Array, places: Array
+    block: int, axis: Axis, group: int, q: Array, k: Array, v: Array, rooms: Array, places: Array
 ) -> tuple[Array, tuple[Array, ...]]:
     queries, keys = fold_queries(q, k.shape[2], rooms, places, block), fold_keys(k, v, rooms, places, block)
 
     def turn(state: tuple, _: None) -> tuple[tuple, None]:
         running, keys = state
         # Sent before the work on them, which needs not wait for what arrives.
-        return (gather_blocks(running, queries, keys), _pass_on(keys, axis)), None
+        return (gather_blocks(running, queries, keys), _pass_on(keys, axis, group)), None
 
     # The last keys are sent to nobody.
-    (running, keys), _ = lax.scan(turn, (begin(queries.heads), keys), length=lax.axis_size(axis) - 1)
+    (running, keys), _ = lax.scan(turn, (begin(queries.heads), keys), length=group - 1)
     heads, norms = finish(gather_blocks(running, queries, keys))
-    y = unfold(heads, q.shape[1]).astype(q.dtype)
+    y = unfold(heads, q)
     return y, (q, k, v, rooms, places, y, norms)
 
 
-def _backward(block: int, axis: Axis, saved: tuple[Array, ...], slope: Array) -> tuple[Array | None, ...]:
+def _backward(block: int, axis: Axis, group: int, saved: tuple[Array, ...], slope: Array) -> tuple[Array | None, ...]:
     q, k, v, rooms, places, y, norms = saved
     queries, keys = fold_queries(q, k.shape[2], rooms, places, block), fold_keys(k, v, rooms, places, block)
     back = fold_slopes(slope, y, k.shape[2], block)
@@ -171,18 +184,16 @@ def _backward(block: int, axis: Axis, saved: tuple[Array, ...], slope: Array) ->
         to_q, keys, to_k, to_v = state
         to_q, to_k, to_v = pull_blocks((to_q, to_k, to_v), queries, keys, norms, back)
         # After as many turns as there are devices the slopes on the keys are where the keys began.
-        return (to_q, *_pass_on((keys, to_k, to_v), axis)), None
+        return (to_q, *_pass_on((keys, to_k, to_v), axis, group)), None
 
-    nothing = [jnp.zeros(x.shape, jnp.float32) for x in (queries.heads, keys.keys, keys.values)]
-    start = (nothing[0], keys, *nothing[1:])
-    (to_q, _, to_k, to_v), _ = lax.scan(turn, start, length=lax.axis_size(axis))
-    to_k, to_v = (unfold_keys(x, k.shape[1]).astype(k.dtype) for x in (to_k, to_v))
-    return unfold(to_q, q.shape[1]).astype(q.dtype), to_k, to_v, None, None
+    to_q, *others = no_slopes(queries, keys)
+    (to_q, _, to_k, to_v), _ = lax.scan(turn, (to_q, keys, *others), length=group)
+    return unfold(to_q, q), unfold_keys(to_k, k), unfold_keys(to_v, v), None, None
 
 
 _ring.defvjp(_forward, _backward)
 
 
-def _pass_on(state: Keys | tuple, axis: Axis) -> Keys | tuple:
-    n = lax.axis_size(axis)
-    return jax.tree.map(lambda x: lax.ppermute(x, axis, [(i, (i + 1) % n) for i in range(n)]), state)
+def _pass_on(state: Keys | tuple, axis: Axis, group: int) -> Keys | tuple:
+    following = [(i, i - i % group + (i + 1) % group) for i in range(lax.axis_size(axis))]
+    return jax.tree.map(lambda x: lax.ppermute(x, axis, following), state)

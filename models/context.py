@@ -70,7 +70,7 @@ def attend_document_split(
     across: Across = Gather(),  # noqa: B008 (frozen)
 ) -> Float[Array, "b t h c"]:
     """`attend_document` of rows that are split: every token over itself and all earlier ones of its document."""
-    return across(q, k, v, layout.segments, axis, attend)
+    return across(q, k, v, layout.segments, axis, attend, lax.axis_size(axis))
 
 
 def attend_chunk_split(
@@ -85,15 +85,17 @@ def attend_chunk_split(
 ) -> Float[Array, "b t h c"]:
     """`attend_chunk` of rows that are split: nothing is sent where no chunk crosses a border.
 
-    Elsewhere the columns that a chunk may reach back come from the devices before; if that is all of them, it is the
-    case of whole documents.
+    Where a chunk is a whole number of slices, each is a case of whole documents for the devices that hold it. Elsewhere
+    the columns that a chunk may reach back come from the devices before.
     """
     t, n = q.shape[1], lax.axis_size(axis)
     if layout.aligned and t % chunk == 0:
         return attend_chunk(q, k, v, layout, chunk, attend)
     rooms = number_rooms(layout, chunk, n * t)
     if chunk >= (n - 1) * t:
-        return across(q, k, v, rooms, axis, attend)
+        return across(q, k, v, rooms, axis, attend, n)
+    if layout.aligned and chunk % t == 0 and n % (chunk // t) == 0:
+        return across(q, k, v, rooms, axis, attend, chunk // t)
     fetch = partial(_with_previous, columns=chunk, axis=axis)
     # Rooms are sent as the next number, so that the zeros before the first device's columns are nowhere.
     k, v, theirs = fetch(k), fetch(v), fetch(rooms - NOWHERE) + NOWHERE

@@ -1,7 +1,7 @@
 """Attend: how attention is computed. Every one gives the same answers; they differ in speed, and in where they run."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -79,10 +79,12 @@ class CuDNN:
     no float32, and neither kernel places that are no constants: that is done by `otherwise`.
 
     tile: columns that the Triton kernel takes at once; rows that are no multiple of it are done by `otherwise`, too.
+    interpret: the Triton kernel as plain XLA, on any backend: slow, to test it.
     """
 
     otherwise: Blockwise = Blockwise(block=2048)
     tile: int = 128
+    interpret: bool = False
 
     def __call__(
         self,
@@ -105,13 +107,15 @@ class CuDNN:
 
     def _by_rooms(self, q: Array, k: Array, v: Array, rooms: Array, theirs: Array) -> Array:
         """The kernel wants as many queries as keys, and as many heads: whoever is made up sees itself."""
-        from jax.experimental.pallas.ops.gpu.attention import mha
+        from jax.experimental.pallas.ops.gpu.attention import BlockSizes, mha
 
         t, s, c = q.shape[1], k.shape[1], q.shape[-1]
         q = jnp.pad(q, [(0, 0), (s - t, 0), (0, 0), (0, 0)])
         k, v = (repeat(x, "b s k c -> b s (k g) c", g=q.shape[2] // k.shape[2]) for x in (k, v))
         rooms = jnp.concatenate([theirs[:, : s - t], rooms], axis=1)
-        return mha(q, k, v, rooms, sm_scale=c**-0.5, causal=True)[:, s - t :]
+        sizes = BlockSizes(self.tile, self.tile, *[min(self.tile, 32)] * 4)
+        y = cast(Array, mha(q, k, v, rooms, c**-0.5, causal=True, block_sizes=sizes, interpret=self.interpret))
+        return y[:, s - t :]
 
 
 def suited(platform: str) -> Attend:

@@ -1,6 +1,7 @@
 """Splash: the TPU's flash attention, forward and backward, with grids that skip what nobody sees."""
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -51,14 +52,16 @@ class Splash:
         t, s = q.shape[1], k.shape[1]
         q = (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
         q, k, v = (rearrange(_pad(x, 1), "b t h c -> b h t c") for x in (q, k, v))
-        places = _pad((jnp.arange(s - t, s) if places is None else places).astype(jnp.int32), 0, mode="edge")
+        last = jnp.arange(s - t, s) if places is None else places
+        places = _pad(last.astype(jnp.int32), 0, mode="edge")
         if rooms is None or theirs is None:
             # What fills the row up stands after every query's place.
             y = jax.vmap(lambda q, k, v: self._row(q, k, v, None, None, places))(q, k, v)
         else:
             rooms, theirs = _pad(rooms, 1, mode="edge"), _pad(theirs, 1, constant_values=NOWHERE)
             # Rows differ in what to skip, so they come one after the other; each fills the chip.
-            y = lax.map(lambda each: self._row(*each, places), (q, k, v, rooms, theirs))
+            row = lambda each: self._row(each[0], each[1], each[2], each[3], each[4], places)  # noqa: E731
+            y = lax.map(row, (q, k, v, rooms, theirs))
         return rearrange(y, "b h t c -> b t h c")[:, :t]
 
     def _row(
@@ -80,7 +83,7 @@ class Splash:
             rearrange(ours, "(n t) -> n 1 t", t=size_q), rearrange(others, "(m s) -> m 1 s", s=size_kv),
             rearrange(places, "(n t) -> n t", t=size_q), rearrange(columns, "(m s) -> m s", s=size_kv),
         )  # fmt: skip
-        ahead = MaskInfo(_next(seen)[None], None, seen[None].astype(jnp.int32), None, places)
+        ahead = MaskInfo(_next(seen)[None], None, seen[None].astype(jnp.int32), None, cast(Any, places))
         across = ahead._replace(data_next=_next(seen.T).T[None])
         kernel = splash.SplashAttentionKernel(
             ahead, ahead, across, is_mqa=False, save_residuals=False, mask_value=splash.DEFAULT_MASK_VALUE,
@@ -92,7 +95,8 @@ class Splash:
                 block_q_dq=size_q, block_kv_dq=size_kv,
             ),
         )  # fmt: skip
-        return kernel(q, k, v, None if rooms is None or theirs is None else splash.SegmentIds(rooms, theirs))
+        numbers = None if rooms is None or theirs is None else splash.SegmentIds(rooms, theirs)
+        return cast(Array, kernel(q, k, v, numbers))
 
 
 def _behind(places: Array, keys: Array) -> Array:
@@ -113,7 +117,7 @@ def _fit(length: int, block: int) -> int:
     return next(size for size in range(min(block, length) // LANES * LANES, 0, -LANES) if length % size == 0)
 
 
-def _pad(x: Array, axis: int, **fill: object) -> Array:
+def _pad(x: Array, axis: int, **fill: Any) -> Array:
     """Filled up to a multiple of LANES, with zeros where nothing else is said."""
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, -x.shape[axis] % LANES)

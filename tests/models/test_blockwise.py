@@ -96,3 +96,17 @@ def test_a_chunk_longer_than_a_packed_row_is_the_document_by_blocks():
     t = 4 * BLOCK
     scores = 2 * 4 * t * t * 4
     assert form.lower(*arrays(t), packed(t)).compile().memory_analysis().temp_size_in_bytes < scores / 2
+
+
+def test_blocks_of_other_documents_and_behind_are_not_computed_there_and_back():
+    """Zero weight on a value that is no number would be no number."""
+    q, k, v = arrays(24)
+    segments = jnp.array([[1] * 8 + [2] * 8 + [3] * 8] * 2)
+    k, v = (x.at[:, :8].set(jnp.nan).at[:, 16:].set(jnp.nan) for x in (k, v))
+    _, *slopes = found = value_and_slopes(blocks, q, k, v, segments)
+    assert all(jnp.all(jnp.isfinite(x[:, 8:16])) for x in found) and not jnp.all(jnp.isfinite(slopes[0]))
+
+
+def test_a_block_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="Blockwise.block is 0; it must be at least 1 column"):
+        Blockwise(block=0)
