@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from distill import mesh as meshes
 from distill.apart import Feed, Voice, voice_of
 from distill.checkpoint import Checkpoints
 from distill.data.batch import Batch
@@ -79,7 +80,7 @@ def _begin(
     found = checkpoints.restore({name: parts(state) for name, state in shapes.items()}, data=batches)
     if found.step < stage.steps:  # a finished stage keeps its lines and those of the stages after it
         go_back(room, stage, found.step)
-    return tuple(whole(found.trees[learner.name]) for learner in stage.learners), found.step
+    return meshes.laid(mesh, tuple(whole(found.trees[learner.name]) for learner in stage.learners)), found.step
 
 
 def go_back(room: Room, stage: Staged, step: int) -> None:
@@ -112,7 +113,7 @@ def _advance(
     """The loop itself."""
     loader = stage_loader(room.experiment, stage)
     one = Step(stage.learners, stage.steps, room.execution, loader.domains, stage.beside, stage.average)
-    step = jax.jit(one, donate_argnums=0)
+    step = jax.jit(one, donate_argnums=0, out_shardings=(meshes.kept(mesh, states), None))
     voice = voice_of(room, None if stage.beside else stage)
     teacher = voice.teacher
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.experimental import mesh_utils
+from jax.experimental.layout import Format, Layout
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -180,6 +181,45 @@ def shardings(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def formats(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
+    """Shardings of a tree and, on a TPU, the order in which numbers lie: a state is born so, and stays so.
+
+    There gate and up of a feed-forward lie one after the other: side by side they were copied before they were read,
+    which took as much memory again as the weights.
+    """
+    places = shardings(mesh, tree)
+    if mesh.devices.flat[0].platform != "tpu":
+        return places
+
+    def lay(leaf: object, place: PyTree) -> PyTree:
+        axes = tuple(leaf.get_metadata().get("axes", ())) if isinstance(leaf, nnx.Variable) else ()
+        if "2" not in axes:
+            return place
+        return jax.tree.map(lambda array, sharding: Format(_swapped(axes, array.ndim), sharding), leaf, place)
+
+    return jax.tree.map(lay, tree, places, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def _swapped(axes: tuple[str, ...], rank: int) -> Layout:
+    """The pair before what it is a pair of."""
+    order, place = list(range(rank)), rank - len(axes) + axes.index("2")
+    order[place - 1], order[place] = order[place], order[place - 1]
+    return Layout(tuple(order))
+
+
+def kept(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
+    """What a jitted step is told of the states it returns, so that each takes the place of the one it is given.
+
+    None where there is nothing but shardings to tell: these follow from what goes in.
+    """
+    return formats(mesh, tree) if mesh.devices.flat[0].platform == "tpu" else None
+
+
+def laid(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
+    """Arrays that came from elsewhere, as a state is kept."""
+    return jax.device_put(tree, formats(mesh, tree)) if mesh.devices.flat[0].platform == "tpu" else tree
 
 
 def rows(mesh: jax.sharding.Mesh, leading: int = 0) -> NamedSharding:

@@ -130,7 +130,7 @@ def abstract_weights(config: Config, biased: bool, mesh: jax.sharding.Mesh) -> W
 
 
 def _placed(shapes: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
-    places = meshes.shardings(mesh, shapes)
+    places = meshes.formats(mesh, shapes)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
     )
@@ -150,7 +150,7 @@ def create(
       averaged: whether a mean of its weights is kept.
       inside: what the teacher is whose layers its own are compared with.
     """
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract(learner, steps, mesh, averaged, inside))
+    places = meshes.formats(mesh, abstract(learner, steps, mesh, averaged, inside))
     # It runs once: on a CPU the optimizer of machine code takes longer than the drawing.
     quick = {"xla_backend_optimization_level": 0}
     begin = jax.jit(
@@ -169,7 +169,7 @@ def adopt(
     inside: Config | None = None,
 ) -> State:
     """The state before the first step of a learner that is made of these weights, which are used up; born sharded."""
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract(learner, steps, mesh, averaged, inside))
+    places = meshes.formats(mesh, abstract(learner, steps, mesh, averaged, inside))
 
     def begin(model: Llama4, key: Array) -> State:
         return _begun(learner, steps, averaged, inside, key, inherit(model, learner.model, key, learner.keep))

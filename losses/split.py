@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,12 +27,19 @@ class Split:
         return self._fit(self.columns, length)
 
     def __call__(
-        self, function: Callable[..., Any], hidden: Float[Array, "b t d"], head: Float[Array, "d v"], pages: Any
+        self,
+        function: Callable[..., Any],
+        hidden: Float[Array, "b t d"],
+        head: Float[Array, "d v"],
+        pages: Any,
+        at_once: bool = False,
     ) -> tuple[Float[Array, ""], PyTree]:
         """What `function(hidden, head, pages)` makes of each part: a sum, added up, and arrays [b t ...], put together.
 
         Args:
           function: differentiable in hidden and head.
+          at_once: the gradient of the sum, and of nothing else, is asked for: it is made, and the head's is added up
+            over devices, before this returns, so that none keeps a whole one until the end of the step.
           pages: a tree; arrays [b t ...] are cut, the others, such as a teacher's head, every device has whole.
         """
         b, t, d = hidden.shape
@@ -42,8 +50,10 @@ class Split:
         paged = jax.tree.map(lambda page: here if jnp.shape(page)[:2] == (b, t) else Spec(), pages)
 
         def own(hidden: Array, head: Array, pages: Any) -> tuple[Array, PyTree]:
-            whole = jax.lax.all_gather(head, width, axis=0, tiled=True) if width else head
-            total, notes = function(hidden, whole, pages)
+            if at_once:
+                total, notes = _at_once(function, width, hidden, head, pages)
+            else:
+                total, notes = function(hidden, _whole(head, width), pages)
             return jnp.full((1, 1), total), notes
 
         call = jax.shard_map(own, mesh=self.mesh, in_specs=(here, kept, paged), out_specs=(here, here), check_vma=False)
@@ -58,6 +68,34 @@ class Split:
         return found
 
 
+def _whole(head: Array, width: tuple[str, ...]) -> Array:
+    return jax.lax.all_gather(head, width, axis=0, tiled=True) if width else head
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _at_once(
+    function: Callable, width: tuple[str, ...], hidden: Array, head: Array, pages: Any
+) -> tuple[Array, PyTree]:
+    return function(hidden, _whole(head, width), pages)
+
+
+def _forward(function: Callable, width: tuple[str, ...], hidden: Array, head: Array, pages: Any) -> tuple[Any, Any]:
+    ask = lambda hidden, head: function(hidden, head, pages)  # noqa: E731
+    total, pull, notes = jax.vjp(ask, hidden, _whole(head, width), has_aux=True)
+    d_hidden, d_head = pull(jnp.ones_like(total))
+    if width:
+        d_head = jax.lax.psum_scatter(d_head, width, scatter_dimension=0, tiled=True)
+    return (total, notes), jax.lax.optimization_barrier((d_hidden, d_head))
+
+
+def _backward(function: Callable, width: tuple[str, ...], slopes: tuple[Array, Array], cotangents: Any) -> Any:
+    scale = cotangents[0]
+    return *((slope * scale).astype(slope.dtype) for slope in slopes), None
+
+
+_at_once.defvjp(_forward, _backward)
+
+
 def shared(
     total_loss: Callable[..., tuple[Array, PyTree]], split: Split, objective: Any, chunk: int | None, *operands: Any
 ) -> tuple[Float[Array, ""], PyTree]:
@@ -68,12 +106,13 @@ def shared(
     """
     hidden, head, rows = operands
     if objective.reach == 0 or objective.reach is not None and not split.columns_of(hidden.shape[1]):
-        return split(lambda *own: total_loss(objective, chunk, *own), hidden, head, rows)
+        return split(lambda *own: total_loss(objective, chunk, *own), hidden, head, rows, at_once=True)
     quiet = jax.lax.stop_gradient((hidden, head))
     _, (notes, _, _) = split(lambda *own: total_loss(_Looking(objective), chunk, *own), *quiet, rows)
     weights = jax.lax.stop_gradient(objective.weigh(notes, rows))
     known = _Known(rows, weights)
-    total, (_, _, remarks) = split(lambda *own: total_loss(_Settled(objective), chunk, *own), hidden, head, known)
+    settled = _Settled(objective)
+    total, (_, _, remarks) = split(lambda *own: total_loss(settled, chunk, *own), hidden, head, known, at_once=True)
     return total, jax.lax.stop_gradient((notes, weights, remarks))
 
 

@@ -114,7 +114,7 @@ def _layer(
 ) -> tuple[Float[Array, "b t d"], Routing | None, Float[Array, "b t d"]]:
     """A block whose weights are made ready here, so that no gathered weights are kept for the gradient."""
     # Or the compiler casts the weights of all layers at once, before the first: half as much memory again.
-    own = execution.ready(block if execution.placement is None else jax.lax.optimization_barrier(block))
+    own = execution.ready(block, layout.positions)
     y, routing, between = own(execution.hold(x), rope, layout, rotation, bias, execution.sending(), execution.seeing())
     return execution.hold(y), routing, between
 
