@@ -62,8 +62,7 @@ def compose(
     """One step of a program."""
     found = by_formula(program.work)
     devices, flops = program.mesh.size, topology.flops
-    grouped = products.grouped * devices
-    matrices = (comparison.counted or comparison.expected) - grouped
+    matrices = (comparison.counted or comparison.expected) - comparison.grouped
     links = Links.of(topology, rates, list(program.mesh.devices.flat))
     by_axes: dict[str, float] = {}
     for one in collectives:
@@ -71,7 +70,7 @@ def compose(
         by_axes[name] = by_axes.get(name, 0.0) + one.times * links.seconds(one)
     return Step(
         matrices=matrices / devices / (flops * rates.matmul),
-        grouped=grouped / devices / (flops * rates.grouped),
+        grouped=comparison.grouped / devices / (flops * rates.grouped),
         attention=_attention(found, products, devices) / devices / (flops * rates.attention),
         memory=program.touched / (topology.bandwidth * rates.memory),
         links=sum(by_axes.values()),

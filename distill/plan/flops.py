@@ -2,7 +2,7 @@
 
 Needed are a multiplication and an addition for each active matrix entry of a forward pass, twice that for gradients,
 and causal attention: the numerator of model FLOPs utilisation. Done is more: what is computed again for the gradient
-(remat), and rows of experts that a capacity leaves empty.
+(remat), and rows of experts that a capacity leaves empty. A vision tower's products are in neither.
 """
 
 from collections.abc import Sequence
@@ -12,22 +12,28 @@ from distill.plan.compiled import Compiled
 from distill.plan.products import Products
 from distill.plan.programs import Program, Work
 from models import cost
+from models.capacity import Capacity
+from models.config import Config
+from models.execution import Execution
+from models.remat import Inputs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flops:
     """Floating-point operations of a step, over all devices."""
 
-    matrices: float
+    matrices: float = 0.0
     """needed: products with weights, heads included"""
-    attention: float
+    attention: float = 0.0
     """needed: scores and values of visible keys"""
-    again: float
+    again: float = 0.0
     """products with weights that are done a second time, for the gradient"""
-    attention_again: float
+    attention_again: float = 0.0
     """attention that is done a second time"""
-    empty: float
-    """products of rows that no token is in"""
+    empty: float = 0.0
+    """products of rows that no token is in; below 0 where more tokens are dropped than rows are empty"""
+    routed: float = 0.0
+    """part of all products with weights that routed experts do"""
 
     @property
     def needed(self) -> float:
@@ -38,12 +44,9 @@ class Flops:
         return Flops(**{name: value + vars(other)[name] for name, value in vars(self).items()})
 
 
-NONE = Flops(matrices=0.0, attention=0.0, again=0.0, attention_again=0.0, empty=0.0)
-
-
 def by_formula(works: Sequence[Work]) -> Flops:
     """Of all the work of a program."""
-    return sum((_of(work) for work in works), NONE)
+    return sum((_of(work) for work in works), Flops())
 
 
 def _of(work: Work) -> Flops:
@@ -51,29 +54,42 @@ def _of(work: Work) -> Flops:
     parts = cost.Parameters.of(model)
     head = 2.0 * parts.head * tokens
     if work.kind == "head":
-        return Flops(matrices=work.heads * head, attention=0.0, again=0.0, attention_again=0.0, empty=0.0)
+        return Flops(matrices=work.heads * head)
     matrices = 2.0 * (cost.active(model) - parts.embedding - parts.norms - parts.head) * tokens
     attention = cost.forward_flops(model, work.context) * tokens - matrices - head
-    passes = 3.0 if work.kind == "train" else 1.0
-    remat = work.execution.remat and work.kind == "train"
-    again = matrices - last_products(model) * tokens if remat else 0.0
+    routed = 2.0 * parts.experts * model.top_k / model.experts * tokens
+    train = work.kind == "train"
+    passes = 3.0 if train else 1.0
+    twice = train and isinstance(work.execution.remat, Inputs)
+    again = matrices - _last_products(model) * tokens if twice else 0.0
+    routed_again = routed * 2 / 3 if twice else 0.0
+    more = _filling(work.execution, work, model) - 1.0
     return Flops(
-        matrices=passes * (matrices + (work.heads if passes == 1.0 else 1.0) * head),
+        matrices=passes * matrices + work.heads * passes * head,
         attention=passes * attention,
         again=again,
-        attention_again=attention if remat else 0.0,
-        empty=0.0,
+        attention_again=attention if twice else 0.0,
+        empty=more * (passes * routed + routed_again),
+        routed=(1.0 + more) * (passes * routed + routed_again),
     )
 
 
-def last_products(model: "cost.Config") -> float:
-    """FLOPs a token of products that a period's second computation leaves out: nobody asks for what it ends with.
+def _last_products(model: Config) -> float:
+    """FLOPs a token of products that a layer's second computation leaves out, as nobody asks for what it ends with.
 
-    These are the down-projections of its last layer, of experts and shared expert or of the dense feed-forward.
+    These are the down-projections, of experts and shared expert or of the dense feed-forward.
     """
-    last = model.pattern[-1]
-    width = model.expert_width * (1 + model.top_k) if last.moe else model.dense_width
-    return 2.0 * model.periods * width * model.width
+    moe = model.periods * model.moe_per_period
+    return 2.0 * model.width * (moe * model.expert_width * (1 + model.top_k) + (model.layers - moe) * model.dense_width)
+
+
+def _filling(execution: Execution, work: Work, model: Config) -> float:
+    """Rows of which routed experts make products, over tokens times top_k."""
+    dispatch, place = execution.dispatch, execution.placement
+    if not isinstance(dispatch, Capacity) or place is None:
+        return 1.0
+    choices = int(work.tokens / work.parts * model.top_k / place.parts("b") / place.parts("t"))
+    return dispatch.room(choices, model.experts) * model.experts / choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +97,13 @@ class Comparison:
     """What the compiler does, against the formula; FLOPs of a step over all devices."""
 
     counted: float | None
-    """products with weights in the compiled program, each as often as its loop turns; grouped products in kernels by
-    the shapes that these are given. None: it writes its products as calls of a library"""
+    """products with weights in the compiled program, each as often as its loop turns, and `grouped`. None: it writes
+    its products as calls of a library"""
+    grouped: float
+    """products of experts in kernels, in which the compiler sees none: by formula, or by the shapes that the kernels are
+    given where these are less; part of `counted`"""
     expected: float
-    """the same by formula: needed, done again, and empty"""
+    """by formula: needed, done again, and empty"""
     own: float | None
     """the compiler's own count where loops turn once, over what was read of its program so; None: it has none"""
 
@@ -96,10 +115,12 @@ class Comparison:
 
 def compare(program: Program, compiled: Compiled, products: Products) -> Comparison:
     """The compiled program's products against the formula."""
-    found = by_formula(program.work)
-    counted = products.matrices * program.mesh.size
+    found, devices = by_formula(program.work), program.mesh.size
+    grouped = min(products.grouped * devices, found.routed)
+    counted = products.matrices * devices
     return Comparison(
-        counted=counted or None,
+        counted=counted + grouped if counted else None,
+        grouped=grouped,
         expected=found.matrices + found.again + found.empty,
         own=None if not compiled.flops or not products.once else compiled.flops / products.once,
     )

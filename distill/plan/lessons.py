@@ -13,7 +13,7 @@ from distill import apart
 from distill import mesh as meshes
 from distill.data.batch import Batch
 from distill.experiment import Experiment
-from distill.plan.programs import Program, Work, array, bytes_of, heard_weights, suited
+from distill.plan.programs import Program, Work, array, bytes_of, heard_weights, on
 from distill.stage import Learner, Stage
 from distill.state import State, abstract
 from distill.step import Step
@@ -26,12 +26,13 @@ def programs(experiment: Experiment, stage: Stage, devices: Sequence[jax.Device]
     """The learners' step, and before it the teacher's pass where that has devices of its own."""
     home = experiment.mesh.build(devices)
     far = None if stage.teacher_on is None else stage.teacher_on.build(devices)
-    execution = suited(experiment.execution, devices)
+    execution = on(experiment.execution, home)
     batch, notes = _batch(stage, home, leading=1)
-    found, teacher, heard = [], _teacher(experiment, stage, home, devices), {}
+    found, teacher, heard = [], _teacher(experiment, stage, home), {}
     if far is not None:
         speaker = LiveTeacher(
-            heard_weights(experiment, stage.teacher or "", stage.teacher_as, far), stage.teacher_as.execution(execution)
+            heard_weights(experiment, stage.teacher or "", stage.teacher_as, far),
+            on(stage.teacher_as.execution(experiment.execution), far),
         )
         found.append(_pass(experiment, stage, speaker, far))
         width, dtype = experiment.model_of(stage.teacher or "").width, speaker.execution.dtype
@@ -84,13 +85,13 @@ def held_by(learners: Sequence[Learner], states: Sequence[State]) -> dict[str, A
     return held
 
 
-def _teacher(experiment: Experiment, stage: Stage, home: jax.sharding.Mesh, devices: Sequence[jax.Device]) -> Teacher:
+def _teacher(experiment: Experiment, stage: Stage, home: jax.sharding.Mesh) -> Teacher:
     """Whom the learners' step is given, where that is on their own devices."""
     if stage.teacher is None or stage.beside or stage.teacher_on is not None:
         return Silent()
     if stage.store:
         return StoredTeacher()
-    execution = stage.teacher_as.execution(suited(experiment.execution, devices))
+    execution = on(stage.teacher_as.execution(experiment.execution), home)
     members = tuple(
         LiveTeacher(heard_weights(experiment, name, stage.teacher_as, home), execution) for name in stage.teachers
     )
@@ -103,7 +104,7 @@ def _pass(experiment: Experiment, stage: Stage, teacher: LiveTeacher, far: jax.s
     ask = jax.jit(apart._ASKED[1], out_shardings=meshes.rows(far, 1))
     work = Work(
         model=experiment.model_of(stage.teacher or ""), kind="forward", tokens=stage.rows * stage.length,
-        context=stage.length, execution=teacher.execution, heads=0,
+        context=stage.length, execution=teacher.execution, heads=0, parts=stage.accumulate,
     )  # fmt: skip
     return Program(
         name=f"{stage.name}: {stage.teacher} is asked",
@@ -118,14 +119,13 @@ def _pass(experiment: Experiment, stage: Stage, teacher: LiveTeacher, far: jax.s
 
 def _work(experiment: Experiment, stage: Stage, execution: Any, near: bool) -> tuple[Work, ...]:
     tokens = stage.rows * stage.length
-    rest: dict[str, Any] = {"tokens": tokens, "context": stage.length}
+    rest: dict[str, Any] = {"tokens": tokens, "context": stage.length, "parts": stage.accumulate}
     done = [Work(model=one.model, kind="train", execution=execution, **rest) for one in stage.learners]
     hearers = sum(one.name != stage.beside for one in stage.learners)
     for name in stage.teachers if not stage.store else ():
         model = experiment.model_of(name)
         if near:  # each of the learners multiplies its states by its head
-            how = stage.teacher_as.execution(execution)
-            done.append(Work(model=model, kind="forward", execution=how, heads=hearers, **rest))
+            done.append(Work(model=model, kind="forward", execution=execution, heads=hearers, **rest))
         else:
             done.append(Work(model=model, kind="head", execution=execution, heads=hearers, **rest))
     return tuple(done)

@@ -23,7 +23,7 @@ class Products:
     attention: float
     """of scores, and of values weighed by them, where the compiler sees these products"""
     grouped: float
-    """of grouped products in kernels, by the shapes they are given; part of `matrices`"""
+    """of grouped products in kernels, by the shapes that they are given, empty rows too; not in `matrices`"""
     once: float
     """of all that the compiler sees where a loop's body counts once, for comparison with its own number"""
     kernels: dict[str, float]
@@ -57,7 +57,7 @@ def read(module: Module) -> Products:
                     kernels[re.sub(r"[.\d]+$", "", one.name)] += runs
     ordered: Mapping[str, float] = dict(sorted(labels.items(), key=lambda pair: -pair[1]))
     return Products(
-        matrices=sums["matrices"] + sums["grouped"], attention=sums["attention"], grouped=sums["grouped"],
+        matrices=sums["matrices"], attention=sums["attention"], grouped=sums["grouped"],
         once=sums["once"], kernels=dict(kernels), labels=dict(ordered),
     )  # fmt: skip
 

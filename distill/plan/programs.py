@@ -14,8 +14,7 @@ from distill.experiment import Experiment
 from distill.hold import Hold
 from distill.state import Weights, abstract_weights
 from models.config import Config
-from models.dispatch import Ragged
-from models.llama4 import Execution
+from models.execution import Execution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +23,16 @@ class Work:
 
     model: Config
     kind: str
-    """train: forward and backward; forward; or decode: a token at a time"""
+    """train: forward and backward; forward; or head: of a model that is elsewhere"""
     tokens: float
     """of a step, over all devices"""
+    parts: int = 1
+    """micro-batches that they are cut into"""
     context: int
     """tokens of a document, as far as attention sees"""
     execution: Execution
-    heads: float = 1.0
-    """how often its head is applied to every token"""
+    heads: int = 1
+    """how often its head is applied to every token, where it is asked and does not learn"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +63,9 @@ class Program:
     """what was assumed of what is not known here"""
 
 
-def suited(execution: Execution, devices: Sequence[jax.Device]) -> Execution:
-    """How a model runs there: what depends on the backend goes by those devices, not by this process's."""
-    if execution.dispatch is not None or devices[0].platform == "cpu":
-        return execution
-    return replace(execution, dispatch=Ragged())
+def on(execution: Execution, mesh: jax.sharding.Mesh) -> Execution:
+    """How a model runs there: what depends on the backend goes by the mesh's devices, even where that is one alone."""
+    return replace(execution, placement=meshes.placement(mesh))
 
 
 def placed(shapes: PyTree, mesh: jax.sharding.Mesh) -> PyTree:

@@ -12,7 +12,7 @@ from distill.data.batch import Batch
 from distill.experiment import Experiment
 from distill.hold import AsItIs
 from distill.plan.lessons import held_by, update_bytes
-from distill.plan.programs import Program, Work, array, bytes_of, heard_weights, placed, suited
+from distill.plan.programs import Program, Work, array, bytes_of, heard_weights, on, placed
 from distill.rl.hearing import speak, think
 from distill.rl.loop import part_of
 from distill.rl.publisher import abstract_published
@@ -22,7 +22,7 @@ from distill.step import Step
 from distill.teacher import BesideRewards, LiveTeacher, StoredTeacher
 from losses import Credit
 from models import sampler as samplers
-from models.llama4 import Execution
+from models.execution import Execution
 from models.ready import make_ready
 from models.slots import Slots
 
@@ -30,9 +30,9 @@ from models.slots import Slots
 def programs(experiment: Experiment, stage: Reinforcement, devices: Sequence[jax.Device]) -> tuple[Program, ...]:
     """Of one batch: its answers are drawn, heard by the teacher if there is one, and learned from."""
     home = experiment.mesh.build(devices)
-    execution = suited(experiment.execution, devices)
+    execution = on(experiment.execution, home)
     return (
-        *_drawing(experiment, stage, devices, execution),
+        *_drawing(experiment, stage, devices),
         *_hearing(experiment, stage, home, execution),
         _learning(experiment, stage, home, execution),
     )
@@ -61,7 +61,16 @@ def _learning(experiment: Experiment, stage: Reinforcement, home: jax.sharding.M
         mesh=home,
         lower=lambda: step.lower((state,), voice, batch),
         held={**held_by((learner,), (state,)), **heard, "batch": dataclasses.replace(batch, heard=None)},
-        work=(Work(model=learner.model, kind="train", tokens=tokens, context=stage.length, execution=execution),),
+        work=(
+            Work(
+                model=learner.model,
+                kind="train",
+                tokens=tokens,
+                context=stage.length,
+                execution=execution,
+                parts=stage.accumulate,
+            ),
+        ),  # fmt: skip
         accumulate=stage.accumulate,
         turns=stage.updates,
         touched=update_bytes(state),
@@ -77,6 +86,7 @@ def _hearing(
     whole = _rows(experiment, stage, home, size, learned=False)
     work: dict[str, Any] = {
         "kind": "forward", "tokens": float(stage.rows * stage.length), "context": stage.length, "execution": execution,
+        "parts": size,
     }  # fmt: skip
     if stage.teacher is not None:
         weights = heard_weights(experiment, stage.teacher, AsItIs(), home)
@@ -106,13 +116,12 @@ def _hearing(
     return tuple(found)
 
 
-def _drawing(
-    experiment: Experiment, stage: Reinforcement, devices: Sequence[jax.Device], execution: Execution
-) -> tuple[Program, ...]:
+def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[jax.Device]) -> tuple[Program, ...]:
     """Reading prompts into slots, and a token of every slot, on the mesh of one of those who draw."""
     part = part_of(experiment, stage, experiment.seed)
     crew = (part.home,) if part.own is None else part.own.copies()
     mesh = crew[0].build(devices)
+    execution = on(experiment.execution, mesh)
     sampler = dataclasses.replace(part.sampler, execution=execution)
     born = abstract_weights(part.model, part.biased, mesh)
     published = abstract_published(born, execution.dtype, mesh)
