@@ -29,16 +29,16 @@ class Refusal:
 class Memory:
     """Bytes of one device, as the compiler laid them out."""
 
-    arguments: float
-    outputs: float
-    aliased: float
+    arguments: int
+    outputs: int
+    aliased: int
     """of the outputs, that take the place of arguments"""
-    temporaries: float
+    temporaries: int
     """of all that is neither, one beside the other where they live at once"""
-    peak: float
+    peak: int
     """the most that is held at any time, arguments too"""
-    code: float
-    host: float
+    code: int
+    host: int
     """on the host, where something is kept there"""
 
 

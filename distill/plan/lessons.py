@@ -39,8 +39,8 @@ def programs(experiment: Experiment, stage: Stage, devices: Sequence[jax.Device]
         place = meshes.rows(home, 1)
         batch = dataclasses.replace(batch, heard=array((*batch.tokens.shape, width), dtype, place))
         head = speaker.weights.model.head
-        local = meshes.shardings(home, jax.eval_shape(lambda: head.replace(head[...].astype(dtype))))
-        teacher = HeardTeacher(array(head.shape, dtype, jax.tree.leaves(local)[0]))
+        (place,) = jax.tree.leaves(meshes.shardings(home, head))
+        teacher = HeardTeacher(array(jax.tree.leaves(head)[0].shape, dtype, place))
         heard = {"teacher's head": teacher.head, "hidden states of the teacher": batch.heard}
     elif stage.live and not stage.beside:
         heard = {"teacher": teacher}

@@ -24,7 +24,7 @@ class Work:
     model: Config
     kind: str
     """train: forward and backward; forward; or head: of a model that is elsewhere"""
-    tokens: float
+    tokens: int
     """of a step, over all devices"""
     parts: int = 1
     """micro-batches that they are cut into"""

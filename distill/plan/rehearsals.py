@@ -48,14 +48,13 @@ def _learning(experiment: Experiment, stage: Reinforcement, home: jax.sharding.M
     if stage.toward is not None:
         model = experiment.model_of(stage.teacher or "")
         weights = heard_weights(experiment, stage.teacher or "", AsItIs(), home)
-        head = weights.model.head
-        place = jax.tree.leaves(meshes.shardings(home, jax.eval_shape(lambda: head)))[0]
-        voice = BesideRewards(array(head.shape, execution.dtype, place))
+        (head,) = jax.tree.leaves(weights.model.head)
+        voice = BesideRewards(array(head.shape, execution.dtype, head.sharding))
         said = array((*batch.tokens.shape, model.width), execution.dtype, meshes.rows(home, 1))
         batch = dataclasses.replace(batch, heard=said)
         heard = {"teacher's head": voice.head, "hidden states of the teacher": said}
     step = jax.jit(Step((learner,), stage.optimizer_steps, execution), donate_argnums=0)
-    tokens = float(stage.rows // stage.updates * stage.length)
+    tokens = stage.rows // stage.updates * stage.length
     return Program(
         name=f"{stage.name}: {learner.name} learns",
         mesh=home,
@@ -72,7 +71,7 @@ def _learning(experiment: Experiment, stage: Reinforcement, home: jax.sharding.M
             ),
         ),  # fmt: skip
         accumulate=stage.accumulate,
-        turns=stage.updates,
+        turns=float(stage.updates),
         touched=update_bytes(state),
     )
 
@@ -85,7 +84,7 @@ def _hearing(
     size = stage.updates * stage.accumulate
     whole = _rows(experiment, stage, home, size, learned=False)
     work: dict[str, Any] = {
-        "kind": "forward", "tokens": float(stage.rows * stage.length), "context": stage.length, "execution": execution,
+        "kind": "forward", "tokens": stage.rows * stage.length, "context": stage.length, "execution": execution,
         "parts": size,
     }  # fmt: skip
     if stage.teacher is not None:
@@ -138,9 +137,9 @@ def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[jax
     )
     key = spread(jax.eval_shape(lambda: jax.random.key(0)))
     prompt = max(stage.length + 1 - stage.tokens, 1)
-    held = {"published weights": ready, "slots": state}
+    enough, held = array((), jnp.int32, everywhere), {"published weights": ready, "slots": state}
     common: dict[str, Any] = {
-        "mesh": mesh, "held": held, "role": "sampler", "copies": len(crew),
+        "mesh": mesh, "role": "sampler", "copies": len(crew),
         "touched": bytes_of(ready) + bytes_of(state.cache),
         "notes": ("of a loop whose length only the run knows, one turn is counted, and it runs as often as needed",),
     }  # fmt: skip
@@ -150,14 +149,16 @@ def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[jax
             name=f"{stage.name}: prompts are read", lower=lambda: samplers._read.lower(
                 dataclasses.replace(sampler, seed=0), ready, state, tokens, numbers, None, key
             ),
+            held={**held, "requests": (tokens, numbers, key)},
             turns=stage.rows / len(crew) / sampler.refill * -(-prompt // sampler.piece),
             work=(Work(tokens=sampler.refill * sampler.piece, context=prompt, **work),), **common,
         ),
         Program(
             name=f"{stage.name}: tokens are drawn", lower=lambda: samplers._decode.lower(
-                dataclasses.replace(sampler, seed=0), ready, state, array((), jnp.int32, everywhere)
+                dataclasses.replace(sampler, seed=0), ready, state, enough
             ),
-            turns=-(-stage.rows // (len(crew) * sampler.slots)) * stage.tokens,
+            held={**held, "slots that may end": enough},
+            turns=float(-(-stage.rows // (len(crew) * sampler.slots)) * stage.tokens),
             work=(Work(tokens=sampler.slots, context=stage.length, **work),), **common,
         ),
     )  # fmt: skip
