@@ -11,10 +11,12 @@ from distill.options import load, parse
 from distill.plan.rates import Rates
 from distill.plan.topology import Topology, prepare
 
+WHAT = "Compiles an experiment's steps for machines that are not there."
+
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m distill.plan", allow_abbrev=False, description="Compiles an experiment's steps for machines that are not there.",
+        prog="python -m distill.plan", allow_abbrev=False, description=WHAT,
         epilog="Every field of the experiment is an option too, as where it is run: --mesh.fsdp 64.",
     )  # fmt: skip
     parser.add_argument("experiment", type=Path, help="a file that defines EXPERIMENT")

@@ -1,4 +1,4 @@
-"""Compose: from what a program does and what is assumed of the machine to seconds of a step and model FLOPs utilisation.
+"""Compose: from what a program does and what is assumed of the machine to seconds of a step and its utilisation.
 
 A model of a step, not a measurement. Not in it: norms, rotations, gathers of rows, softmax of the loss, uneven routing,
 launches of kernels, input.

@@ -30,7 +30,7 @@ def draw(plans: Sequence[Mapping[str, Any]]) -> Any:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 1.6 + 0.42 * (len(bars) + len(plans))), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        for place, (plan, program) in enumerate(bars):
+        for place, (_, program) in enumerate(bars):
             start = 0.0
             for hue, group in enumerate(GROUPS):
                 size = grouped(program).get(group, 0.0) / 1e9

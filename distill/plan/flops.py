@@ -100,8 +100,8 @@ class Comparison:
     """products with weights in the compiled program, each as often as its loop turns, and `grouped`. None: it writes
     its products as calls of a library"""
     grouped: float
-    """products of experts in kernels, in which the compiler sees none: by formula, or by the shapes that the kernels are
-    given where these are less; part of `counted`"""
+    """products of experts in kernels, in which the compiler sees none: by formula, or by the shapes that they are given
+    where these are less; part of `counted`"""
     expected: float
     """by formula: needed, done again, and empty"""
     own: float | None

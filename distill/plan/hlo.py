@@ -58,8 +58,7 @@ class Instruction:
 
     def called(self) -> Iterator[tuple[str, str]]:
         """Computations that it runs, each with what it is to it."""
-        for role, name in CALLED.findall(self.attributes.split("backend_config=")[0]):
-            yield role, name
+        yield from CALLED.findall(self.attributes.split("backend_config=")[0])
         for names in BRANCHES.findall(self.attributes):
             yield from (("branch", name.strip().lstrip("%")) for name in names.split(","))
 

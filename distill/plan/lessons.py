@@ -22,7 +22,7 @@ from distill.targets import Form
 from distill.teacher import Council, HeardTeacher, LiveTeacher, Silent, StoredTeacher, Teacher
 
 
-def programs(experiment: Experiment, stage: Stage, devices: Sequence[jax.Device]) -> tuple[Program, ...]:
+def programs(experiment: Experiment, stage: Stage, devices: Sequence[Any]) -> tuple[Program, ...]:
     """The learners' step, and before it the teacher's pass where that has devices of its own."""
     home = experiment.mesh.build(devices)
     far = None if stage.teacher_on is None else stage.teacher_on.build(devices)

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import jax
 import numpy as np
 
 from distill.plan.collectives import Collective
@@ -24,7 +24,7 @@ class Links:
     """[n, axes]"""
 
     @staticmethod
-    def of(topology: Topology, rates: Rates, devices: Sequence[jax.Device]) -> "Links":
+    def of(topology: Topology, rates: Rates, devices: Sequence[Any]) -> "Links":
         """Of the devices of a mesh, in its order."""
         return Links(topology, rates, topology.places(devices))
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import jax
-
 from distill.experiment import Experiment
 from distill.plan import collectives, lessons, memory, products, rehearsals
 from distill.plan.compiled import Compiled, compile_program
@@ -94,7 +92,7 @@ def find_stage(experiment: Experiment, name: str | None) -> Staged:
     return experiment.stages[-1 if name is None else names.index(name)]
 
 
-def programs(experiment: Experiment, stage: Staged, devices: Sequence[jax.Device]) -> tuple[Program, ...]:
+def programs(experiment: Experiment, stage: Staged, devices: Sequence[Any]) -> tuple[Program, ...]:
     """What a stage runs over and over, on devices that there would be.
 
     Raises:

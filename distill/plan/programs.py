@@ -108,7 +108,7 @@ def _bytes(leaf: Any) -> float:
     size = 1
     for n in shape:
         size *= n
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if str(leaf.dtype).startswith("key<"):
         return size * 8.0
     bits = 4 if str(leaf.dtype) in ("int4", "uint4") else 8 * leaf.dtype.itemsize
     return size * bits / 8

@@ -27,7 +27,7 @@ from models.ready import make_ready
 from models.slots import Slots
 
 
-def programs(experiment: Experiment, stage: Reinforcement, devices: Sequence[jax.Device]) -> tuple[Program, ...]:
+def programs(experiment: Experiment, stage: Reinforcement, devices: Sequence[Any]) -> tuple[Program, ...]:
     """Of one batch: its answers are drawn, heard by the teacher if there is one, and learned from."""
     home = experiment.mesh.build(devices)
     execution = on(experiment.execution, home)
@@ -115,7 +115,7 @@ def _hearing(
     return tuple(found)
 
 
-def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[jax.Device]) -> tuple[Program, ...]:
+def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[Any]) -> tuple[Program, ...]:
     """Reading prompts into slots, and a token of every slot, on the mesh of one of those who draw."""
     part = part_of(experiment, stage, experiment.seed)
     crew = (part.home,) if part.own is None else part.own.copies()

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -79,7 +80,7 @@ class Topology:
         """Of each axis of the torus, whether its ends are linked."""
         return tuple(size % self.chip.closes == 0 for size in self.sizes)
 
-    def devices(self) -> tuple[jax.Device, ...]:
+    def devices(self) -> tuple[Any, ...]:
         """Descriptions of its devices, from the compiler's own library.
 
         Raises:
@@ -107,7 +108,7 @@ class Topology:
             raise ValueError(f"--topology {self}: the compiler knows no such layout: {_first(error)}") from error
         return tuple(found.devices)
 
-    def places(self, devices: Sequence[jax.Device]) -> np.ndarray:
+    def places(self, devices: Sequence[Any]) -> np.ndarray:
         """Where each of its devices lies, [n, axes]: on the torus, or its host and its number there."""
         if self.chip.torus:
             return np.array([device.coords[: self.chip.torus] for device in devices])  # pyright: ignore

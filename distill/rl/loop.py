@@ -44,7 +44,9 @@ def run_reinforcement(room: Room, stage: Reinforcement) -> State:
         if start == stage.steps:
             return state
         rewards = stack.enter_context(Rewards([stage.reward], timeout=stage.patience, faults=books.faults))
-        actor = stage.actors.team(part_of(room.experiment, stage, seed), room.run.path / "actors" / stage.name, books.faults)
+        actor = stage.actors.team(
+            part_of(room.experiment, stage, seed), room.run.path / "actors" / stage.name, books.faults
+        )
         grading = Grading(actor.outbox, books.item, grades(rewards, stage.reward.name), room.experiment.tokenizer,
                           None if stage.latency is None else partial(stage.latency, seed))  # fmt: skip
         actor.start()

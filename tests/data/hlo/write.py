@@ -87,14 +87,14 @@ def messages(mesh):
 
 
 def short(text):
-    """Without layouts' tiles, places in files, and what the back end notes for itself, but for known numbers of turns."""
+    """Without layouts' tiles, places in files, and what the back end notes for itself but numbers of turns."""
     lines = []
     for line in text.split("FileNames")[0].splitlines() + text.split("StackFrames")[-1].splitlines():
         if re.match(r"\d+ \{", line):
             continue
         turns = re.search(r'"known_trip_count":\{"n":"\d+"\}', line)
         line = re.sub(r", backend_config=.*", f", backend_config={{{turns.group()}}}" if turns else "", line)
-        line = re.sub(r' stack_frame_id=\d+|, entry_computation_layout=.*|:[TS]\([^}]*(?=\})', "", line)
+        line = re.sub(r" stack_frame_id=\d+|, entry_computation_layout=.*|:[TS]\([^}]*(?=\})", "", line)
         lines.append(line)
     return "\n".join(lines) + "\n"
 

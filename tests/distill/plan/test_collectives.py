@@ -33,9 +33,8 @@ def test_on_a_cpu_all_of_it_is_in_float32():
 
 
 def test_a_gather_that_products_run_beside_is_named_three_times_and_counts_once():
-    text = excerpt("tpu_gathered")
-    named = [one for where in text.computations.values() for one in where.instructions.values() if one.opcode == "all-gather"]  # fmt: skip
-    assert len(named) == 4
+    lines = [one for where in excerpt("tpu_gathered").computations.values() for one in where.instructions.values()]
+    assert len([one for one in lines if one.opcode == "all-gather"]) == 4
     assert told("tpu_gathered")["all-gather", "fsdp"] == (12 * WEIGHT, 12)
 
 

@@ -5,7 +5,12 @@ from distill.plan.hlo import Module
 from tests.distill.plan.test_hlo import excerpt
 
 DONE = 3 * 2 * 4096 * 1024 * 1024 * 6  # forward and both gradients of six products, over all devices
-OWN = {"tpu_layers": 1615855616.0, "tpu_gathered": 3231973376.0, "cpu_layers": 3298820096.0, "cpu_gathered": 6583484416.0}
+OWN = {
+    "tpu_layers": 1615855616.0,
+    "tpu_gathered": 3231973376.0,
+    "cpu_layers": 3298820096.0,
+    "cpu_gathered": 6583484416.0,
+}
 """what the compilers count of these programs where a loop turns once"""
 
 

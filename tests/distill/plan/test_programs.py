@@ -56,7 +56,9 @@ def test_a_planned_batch_is_of_the_form_of_a_batch():
     (program,) = planned(experiment(stage(learner("a"), accumulate=2)))
     real = batch(parts=2)
     assert jax.tree.structure(program.held["batch"]) == jax.tree.structure(real)
-    assert [leaf.shape for leaf in jax.tree.leaves(program.held["batch"])] == [leaf.shape for leaf in jax.tree.leaves(real)]
+    assert [leaf.shape for leaf in jax.tree.leaves(program.held["batch"])] == [
+        leaf.shape for leaf in jax.tree.leaves(real)
+    ]
 
 
 def test_a_teacher_on_devices_of_its_own_is_a_program_of_its_own():
@@ -73,7 +75,9 @@ def test_what_a_store_will_hold_comes_with_the_batch(tmp_path):
     from_store = stage(learner("a"), teacher="behemoth", store=str(tmp_path / "none"))
     (program,) = planned(experiment(from_store))
     assert program.held["batch"].targets.ids.shape == (1, 8, 16, 12)
-    assert program.notes == (f"{tmp_path / 'none'} is not there yet: planned with the 12 most probable tokens of every position",)
+    assert program.notes == (
+        f"{tmp_path / 'none'} is not there yet: planned with the 12 most probable tokens of every position",
+    )
     assert [work.kind for work in program.work] == ["train"]
 
 
