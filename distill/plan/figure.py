@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-GROUPS = ("parameters", "optimizer", "teacher", "gradients", "logits", "activations", "rest")
+GROUPS = ("parameters", "optimizer", "teacher", "gradients", "head", "activations", "rest")
 """parts of a bar, from the foot"""
 
 

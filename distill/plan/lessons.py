@@ -14,8 +14,8 @@ from distill import mesh as meshes
 from distill.data.batch import Batch
 from distill.experiment import Experiment
 from distill.plan.programs import Program, Work, array, bytes_of, heard_weights, on
-from distill.stage import Learner, Stage
-from distill.state import State, abstract
+from distill.stage import Learner, Stage, Staged
+from distill.state import State, Weights, abstract
 from distill.step import Step
 from distill.stored import Store
 from distill.targets import Form
@@ -59,7 +59,7 @@ def programs(experiment: Experiment, stage: Stage, devices: Sequence[Any]) -> tu
             held={**held_by(stage.learners, states), **heard, "batch": rows},
             work=_work(experiment, stage, execution, far is None),
             accumulate=stage.accumulate,
-            chunk=_logits(stage, home),
+            loss=sum(loss_bytes(one, stage, home, stage.teacher is not None) for one in stage.learners),
             touched=sum(update_bytes(state) for state in states),
             notes=notes,
         ),
@@ -76,7 +76,8 @@ def held_by(learners: Sequence[Learner], states: Sequence[State]) -> dict[str, A
     """Arguments of a step, by learner and by what they are."""
     held = {}
     for one, state in zip(learners, states, strict=True):
-        held[f"{one.name}: parameters"] = state.weights
+        held[f"{one.name}: head"] = state.weights.model.head
+        held[f"{one.name}: parameters"] = _but_head(state.weights)
         held[f"{one.name}: optimizer"] = state.opt
         if state.average is not None:
             held[f"{one.name}: average"] = state.average
@@ -159,9 +160,21 @@ def _form(stage: Stage) -> tuple[Form, tuple[str, ...]]:
     return form, (f"{folder} is not there yet: planned with the {form.count} most probable tokens of every position",)
 
 
-def _logits(stage: Stage, mesh: jax.sharding.Mesh) -> float:
-    """Bytes of one piece of float32 logits on one device: a student's."""
-    rows = stage.rows // stage.accumulate
-    local = meshes.rows(mesh).shard_shape((rows, stage.length))
-    sizes = [vars(one.loss).get("chunk") or stage.length for one in stage.learners]  # a loss of one's own may have none
-    return 4.0 * local[0] * max(min(size, stage.length) for size in sizes) * stage.learners[0].model.vocab
+def loss_bytes(learner: Learner, stage: Staged, mesh: jax.sharding.Mesh, heard: bool) -> float:
+    """Bytes of one device at a learner's loss, by shapes: every device has the head whole, and its own positions.
+
+    The head in two bytes and its gradient in four; a teacher's head; of a piece logits, their gradient, the teacher's.
+    """
+    place = meshes.placement(mesh)
+    vocab, width = learner.model.vocab, learner.model.width
+    rows = max(stage.rows // place.parts("b"), 1)
+    columns = max(stage.length // place.parts("t") // place.parts("h"), 1)
+    size = vars(learner.loss).get("chunk") or columns  # a loss of one's own may know no pieces
+    pieces = 3 if heard else 2
+    return vocab * width * (8.0 if heard else 6.0) + 4.0 * pieces * rows * min(size, columns) * vocab
+
+
+def _but_head(weights: Weights) -> list[Any]:
+    """All leaves but that of the head."""
+    (head,) = jax.tree.leaves(weights.model.head)
+    return [leaf for leaf in jax.tree.leaves(weights) if leaf is not head]

@@ -17,11 +17,17 @@ def rows(program: Program, compiled: Compiled) -> list[dict[str, object]]:
     memory = compiled.memory
     if memory is None:
         return found
-    gradients = sum(bytes_of(tree) for name, tree in program.held.items() if name.endswith(": parameters"))
+    learned = [name for name, _ in program.held.items() if name.endswith((": parameters", ": head"))]
+    gradients: dict[str, float] = {}
+    for name in learned:
+        learner = name.split(": ")[0]
+        gradients[learner] = gradients.get(learner, 0.0) + bytes_of(program.held[name])
     padding = memory.arguments - sum(float(str(row["bytes"])) for row in found)
     found.append({"what": "padding of arguments", "bytes": padding, "known": "compiler, less the above"})
-    inside = [("gradients", gradients, "like parameters"), ("a piece of logits", program.chunk, "shapes")]
-    inside = [one for one in inside if one[1] and sum(size for _, size, _ in inside) <= memory.temporaries]
+    inside = [(f"{name}: gradients", size, "like parameters") for name, size in gradients.items()]
+    inside += [("head and loss", program.loss, "shapes")] if program.loss else []
+    if sum(size for _, size, _ in inside) > memory.temporaries:  # not at the same time
+        inside = inside[: len(gradients)] if sum(gradients.values()) <= memory.temporaries else []
     found += [{"what": name, "bytes": size, "known": f"{known}; temporary"} for name, size, known in inside]
     rest = memory.temporaries - sum(size for _, size, _ in inside)
     found.append({"what": "activations and other temporaries", "bytes": rest, "known": "compiler, less the above"})

@@ -48,8 +48,8 @@ class Program:
     work: tuple[Work, ...]
     accumulate: int = 1
     """micro-batches of a step"""
-    chunk: float = 0.0
-    """bytes of a piece of logits, of one device"""
+    loss: float = 0.0
+    """bytes of one device while the loss is computed: heads that are gathered, their gradients, pieces of logits"""
     touched: float = 0.0
     """bytes that pass between a device and its memory beside its products: the optimizer's update, or the weights that
     are read for a token"""

@@ -110,7 +110,7 @@ def _by_arguments(experiment: Experiment, stage: str | None, mesh: Mesh, topolog
     except ValueError:
         return None
     needed = max(
-        sum(bytes_of(tree) * (2 if name.endswith(": parameters") else 1) for name, tree in one.held.items())
+        sum(bytes_of(tree) * (2 if name.endswith((": parameters", ": head")) else 1) for name, tree in one.held.items())
         for one in found
     )
     outcome = "" if needed <= topology.memory else "too large by its arguments and gradients alone"
