@@ -15,9 +15,6 @@ from distill.plan.programs import Program
 from distill.plan.rates import Rates
 from distill.plan.topology import Topology
 
-HIDDEN = (0.0, 0.5, 1.0)
-"""shares of the communication that run beside products"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Step:

@@ -49,12 +49,14 @@ def draw(plans: Sequence[Mapping[str, Any]]) -> Any:
         left.invert_yaxis()
         whole = [plan for plan in plans if "total" in plan]
         for place, plan in enumerate(whole):
-            shares = [100 * plan["total"][hidden]["mfu"] for hidden in ("0.0", "0.5", "1.0")]
+            shares = [100 * plan["total"][hidden]["mfu"] for hidden in ("none", "part", "all")]
             right.plot([shares[0], shares[-1]], [place] * 2, color=MUTED, linewidth=2)
             right.plot(shares[1], place, "o", color=HUES[1])
         right.set_yticks(range(len(whole)), [f"{plan['experiment']}\n{plan['topology']}" for plan in whole], fontsize=7)
         right.set(
-            title="composed MFU: communication hidden\nfrom none to all, the dot is half", xlabel="%", xlim=(0, 100)
+            title="composed MFU: communication hidden\nfrom none to all, the dot is the part assumed",
+            xlabel="%",
+            xlim=(0, 100),
         )
         right.invert_yaxis()
     return figure

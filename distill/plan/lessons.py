@@ -21,6 +21,9 @@ from distill.stored import Store
 from distill.targets import Form
 from distill.teacher import Council, HeardTeacher, LiveTeacher, Silent, StoredTeacher, Teacher
 
+HEARD = "hidden states of the teacher"
+"""what comes with a batch from a teacher that lives elsewhere"""
+
 
 def programs(experiment: Experiment, stage: Stage, devices: Sequence[Any]) -> tuple[Program, ...]:
     """The learners' step, and before it the teacher's pass where that has devices of its own."""
@@ -41,7 +44,7 @@ def programs(experiment: Experiment, stage: Stage, devices: Sequence[Any]) -> tu
         head = speaker.weights.model.head
         (place,) = jax.tree.leaves(meshes.shardings(home, head))
         teacher = HeardTeacher(array(jax.tree.leaves(head)[0].shape, dtype, place))
-        heard = {"teacher's head": teacher.head, "hidden states of the teacher": batch.heard}
+        heard = {"teacher's head": teacher.head, HEARD: batch.heard}
     elif stage.live and not stage.beside:
         heard = {"teacher": teacher}
     states = tuple(

@@ -1,15 +1,16 @@
 """A plan: every program of a stage compiled for a topology, and what that says."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from distill.experiment import Experiment
 from distill.plan import collectives, lessons, memory, products, rehearsals
 from distill.plan.compiled import Compiled, compile_program
-from distill.plan.compose import HIDDEN, Step, compose, total
+from distill.plan.compose import Step, compose, total
 from distill.plan.flops import Comparison, Flops, by_formula, compare
-from distill.plan.programs import Program
+from distill.plan.lessons import HEARD
+from distill.plan.programs import Program, bytes_of
 from distill.plan.rates import Rates
 from distill.plan.topology import Topology
 from distill.rl.stage import Reinforcement
@@ -22,6 +23,8 @@ class Planned:
 
     program: Program
     compiled: Compiled
+    beside: float
+    """bytes of a device that other programs keep"""
     flops: Flops
     comparison: Comparison | None
     products: products.Products | None
@@ -29,24 +32,28 @@ class Planned:
     step: Step | None
 
     @staticmethod
-    def of(program: Program, topology: Topology, rates: Rates) -> "Planned":
+    def of(program: Program, beside: float, topology: Topology, rates: Rates) -> "Planned":
         """Compiles it."""
-        compiled, flops = compile_program(program), by_formula(program.work)
+        compiled = compile_program(program)
+        blank = Planned(
+            program=program,
+            compiled=compiled,
+            beside=beside,
+            flops=by_formula(program.work),
+            comparison=None,
+            products=None,
+            collectives=[],
+            step=None,
+        )
         if compiled.module is None:
-            return Planned(
-                program=program, compiled=compiled, flops=flops, comparison=None, products=None, collectives=[],
-                step=None,
-            )  # fmt: skip
+            return blank
         found = products.read(compiled.module)
         said = collectives.read(compiled.module, dict(program.mesh.shape))
         comparison = compare(program, compiled, found)
         step = compose(program, topology, rates, found, comparison, said)
-        return Planned(
-            program=program, compiled=compiled, flops=flops, comparison=comparison, products=found, collectives=said,
-            step=step,
-        )  # fmt: skip
+        return replace(blank, comparison=comparison, products=found, collectives=said, step=step)
 
-    def said(self, topology: Topology) -> dict[str, Any]:
+    def said(self, topology: Topology, rates: Rates) -> dict[str, Any]:
         """Everything of it, in plain values."""
         program, compiled = self.program, self.compiled
         found: dict[str, Any] = {
@@ -56,8 +63,8 @@ class Planned:
             "devices": program.mesh.size * program.copies,
             "turns": program.turns,
             "notes": list(program.notes),
-            "fit": memory.fit(compiled, topology),
-            "memory": memory.rows(program, compiled),
+            "fit": memory.fit(program, compiled, topology, self.beside),
+            "memory": memory.rows(program, compiled, self.beside),
             "compile": {**compiled.seconds, "resident_bytes": compiled.resident},
             "flops": {**asdict(self.flops), "needed": self.flops.needed},
         }
@@ -74,7 +81,8 @@ class Planned:
                 **{name: vars(step)[name] for name in ("matrices", "grouped", "attention", "memory", "links")},
                 "links_by_axes": step.by_axes,
                 "hidden": {
-                    str(hidden): {"seconds": step.seconds(hidden), "mfu": step.mfu(hidden)} for hidden in HIDDEN
+                    name: {"seconds": step.seconds(share), "mfu": step.mfu(share)}
+                    for name, share in rates.hidden.items()
                 },
             },
         }
@@ -110,7 +118,12 @@ def programs(experiment: Experiment, stage: Staged, devices: Sequence[Any]) -> t
 
 
 def plan(
-    experiment: Experiment, stage: str | None, topology: Topology, rates: Rates, tokens: float | None = None
+    experiment: Experiment,
+    stage: str | None,
+    topology: Topology,
+    rates: Rates,
+    tokens: float | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> dict[str, Any]:
     """All of a stage, in plain values: what `--json` writes and the report shows.
 
@@ -120,9 +133,11 @@ def plan(
       topology: what is there.
       rates: what is assumed of it.
       tokens: of the learners, for which chips and hours are told; None: those of the stage's own steps.
+      devices: to compile for; None: those of the topology.
     """
     chosen = find_stage(experiment, stage)
-    planned = [Planned.of(one, topology, rates) for one in programs(experiment, chosen, topology.devices())]
+    found = programs(experiment, chosen, topology.devices() if devices is None else devices)
+    planned = [Planned.of(one, memory.beside(one, found), topology, rates) for one in found]
     steps = [(one.program, one.step) for one in planned if one.step is not None]
     told: dict[str, Any] = {
         "experiment": experiment.name,
@@ -130,20 +145,21 @@ def plan(
         "topology": str(topology),
         "chips": topology.chips,
         "used_devices": _used(planned),
-        "fits": all(memory.fit(one.compiled, topology)["fits"] for one in planned),
+        "fits": all(memory.fit(one.program, one.compiled, topology, one.beside)["fits"] for one in planned),
         "rates": rates.said(topology),
-        "programs": [one.said(topology) for one in planned],
+        "programs": [one.said(topology, rates) for one in planned],
     }
     if len(steps) == len(planned):
-        told["total"] = {str(hidden): total(steps, hidden) for hidden in HIDDEN}
+        told["total"] = {name: total(steps, share) for name, share in rates.hidden.items()}
         per_step = chosen.seen / chosen.steps
         budget = tokens or float(chosen.seen)
         chips = told["used_devices"] / topology.chip.devices
         told["budget"] = {
             "tokens": budget, "tokens_a_step": per_step, "steps": budget / per_step, "chips": chips,
-            "hours": {hidden: one["seconds"] * budget / per_step / 3600 for hidden, one in told["total"].items()},
+            "hours": {name: one["seconds"] * budget / per_step / 3600 for name, one in told["total"].items()},
         }  # fmt: skip
-        told["balance"] = _balance(planned)
+        told["balance"] = _balance(planned, rates)
+        told["payload"] = _payload(planned, topology, rates)
     return told
 
 
@@ -154,7 +170,7 @@ def _used(planned: Sequence[Planned]) -> int:
     return len(used) + more
 
 
-def _balance(planned: Sequence[Planned]) -> dict[str, Any] | None:
+def _balance(planned: Sequence[Planned], rates: Rates) -> dict[str, Any] | None:
     """Roles on devices of their own: how long each works for a step, and how many devices would be even."""
     roles: dict[str, list[Planned]] = {}
     for one in planned:
@@ -165,8 +181,8 @@ def _balance(planned: Sequence[Planned]) -> dict[str, Any] | None:
     told: dict[str, Any] = {}
     for role, ones in roles.items():
         seconds = {
-            str(hidden): sum(one.program.turns * one.step.seconds(hidden) for one in ones if one.step is not None)
-            for hidden in HIDDEN
+            name: sum(one.program.turns * one.step.seconds(share) for one in ones if one.step is not None)
+            for name, share in rates.hidden.items()
         }
         told[role] = {"devices": len(meshes[role]) * ones[0].program.copies, "seconds": seconds}
     learners = told["learners"]
@@ -175,5 +191,16 @@ def _balance(planned: Sequence[Planned]) -> dict[str, Any] | None:
             one["over_learners"] = {
                 hidden: seconds / learners["seconds"][hidden] for hidden, seconds in one["seconds"].items()
             }
-            one["even_devices"] = one["devices"] * one["over_learners"]["0.5"]
+            one["even_devices"] = one["devices"] * one["over_learners"]["part"]
     return told
+
+
+def _payload(planned: Sequence[Planned], topology: Topology, rates: Rates) -> dict[str, float] | None:
+    """What a teacher elsewhere hands over in a step; None where nothing is."""
+    for one in planned:
+        heard = one.program.held.get(HEARD)
+        if heard is not None and any(other.program.role == "teacher" for other in planned):
+            size, chip = bytes_of(heard), topology.chip
+            rate = chip.link * rates.link if chip.torus else chip.network * rates.network
+            return {"bytes": size * one.program.mesh.size, "bytes_a_device": size, "seconds": size / rate}
+    return None

@@ -21,6 +21,8 @@ class Rates:
     """share of a link's rate that collectives reach; both directions of an axis are used where it closes to a ring"""
     network: float = 0.8
     """share of the network between hosts that collectives reach"""
+    overlap: float = 0.5
+    """share of the communication that runs beside products, where not none and not all of it does"""
     axes: int = 1
     """axes of the torus that one collective uses at a time; 1 is one ring, which the compiler does not improve on
     where it says so"""
@@ -31,11 +33,18 @@ class Rates:
         for name in ("matmul", "grouped", "attention", "memory", "link", "network"):
             if not 0.0 < vars(self)[name] <= 1.0:
                 raise ValueError(f"rate {name} is {vars(self)[name]}; it is a share, above 0 and at most 1")
+        if not 0.0 <= self.overlap <= 1.0:
+            raise ValueError(f"rate overlap is {self.overlap}; it is a share of the communication, 0 to 1")
         if self.axes < 1:
             raise ValueError(f"rate axes is {self.axes}; a collective uses at least 1 axis of the torus")
         for name, rate in self.slow:
             if not rate > 0.0:
                 raise ValueError(f"rate of axis {name} is {rate}; it must be above 0 bytes a second")
+
+    @property
+    def hidden(self) -> dict[str, float]:
+        """Shares of the communication that are hidden, by name: none, a part, all."""
+        return {"none": 0.0, "part": self.overlap, "all": 1.0}
 
     def said(self, topology: Topology) -> list[dict[str, object]]:
         """Every rate, as a share and in units, and how it is set."""
@@ -50,6 +59,7 @@ class Rates:
             for name, (peak, unit) in peaks.items()
             if peak
         ]
+        rows.append({"rate": "overlap", "value": self.overlap, "absolute": self.overlap, "unit": "of communication"})
         if chip.torus:
             rows.append({"rate": "axes", "value": self.axes, "absolute": float(self.axes), "unit": "axes at a time"})
         rows += [{"rate": f"slow.{name}", "value": rate, "absolute": rate, "unit": "B/s"} for name, rate in self.slow]

@@ -11,7 +11,7 @@ from distill import mesh as meshes
 from distill.data.batch import Batch
 from distill.experiment import Experiment
 from distill.hold import AsItIs
-from distill.plan.lessons import held_by, loss_bytes, update_bytes
+from distill.plan.lessons import HEARD, held_by, loss_bytes, update_bytes
 from distill.plan.programs import Program, Work, array, bytes_of, heard_weights, on, placed
 from distill.rl.hearing import speak, think
 from distill.rl.loop import part_of
@@ -52,7 +52,7 @@ def _learning(experiment: Experiment, stage: Reinforcement, home: jax.sharding.M
         voice = BesideRewards(array(head.shape, execution.dtype, head.sharding))
         said = array((*batch.tokens.shape, model.width), execution.dtype, meshes.rows(home, 1))
         batch = dataclasses.replace(batch, heard=said)
-        heard = {"teacher's head": voice.head, "hidden states of the teacher": said}
+        heard = {"teacher's head": voice.head, HEARD: said}
     step = jax.jit(Step((learner,), stage.optimizer_steps, execution), donate_argnums=0)
     tokens = stage.rows // stage.updates * stage.length
     return Program(

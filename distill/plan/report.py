@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 
 GB = 1e9
-KNOWN = {"0.0": "none", "0.5": "half", "1.0": "all"}
 
 
 def show(told: Mapping[str, Any], console: Console) -> None:
@@ -22,14 +21,20 @@ def show(told: Mapping[str, Any], console: Console) -> None:
     if "total" in told:
         console.print(_table("A step, composed", ("communication hidden", "s a step", "MFU"), _totals(told["total"])))
         budget = told["budget"]
-        hours = ", ".join(f"{value:,.1f} h ({KNOWN[name]} hidden)" for name, value in budget["hours"].items())
+        hours = ", ".join(f"{value:,.1f} h ({name} hidden)" for name, value in budget["hours"].items())
         console.print(
             f"{budget['tokens']:.4g} tokens are {budget['steps']:,.0f} steps of {budget['tokens_a_step']:,.0f}: on "
             f"{budget['chips']:,.0f} chips {hours}; "
-            f"{budget['chips'] * budget['hours']['0.5']:,.0f} chip hours with half hidden"
+            f"{budget['chips'] * budget['hours']['part']:,.0f} chip hours with a part hidden"
         )
         if told.get("balance"):
             _balance(told["balance"], console)
+        if told.get("payload"):
+            payload = told["payload"]
+            console.print(
+                f"hidden states handed over in a step: {payload['bytes'] / GB:.2f} GB, "
+                f"{payload['bytes_a_device'] / GB:.3f} GB a device, {1e3 * payload['seconds']:.1f} ms over one link"
+            )
     console.print(f"[bold]{_verdict(told)}[/]")
     if told.get("nearest") is not None:
         console.print(told["nearest"]["told"])
@@ -40,8 +45,9 @@ def _program(one: Mapping[str, Any], console: Console) -> None:
     console.print(f"\n[bold]{one['name']}[/] ({mesh})")
     for note in one["notes"]:
         console.print(f"note: {note}")
+    least = 1e-3 * sum(abs(row["bytes"]) for row in one["memory"])
     rows = [
-        (row["what"], f"{row['bytes'] / GB:.2f}", row["known"]) for row in one["memory"] if abs(row["bytes"]) >= 5e6
+        (row["what"], f"{row['bytes'] / GB:.2f}", row["known"]) for row in one["memory"] if abs(row["bytes"]) > least
     ]
     console.print(_table("Bytes of a device", ("what", "GB", "known by"), rows))
     fit, compiled = one["fit"], one["compile"]
@@ -94,19 +100,19 @@ def _rates(rates: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _totals(totals: Mapping[str, Mapping[str, float]]) -> list[tuple[str, ...]]:
-    return [(KNOWN[name], f"{one['seconds']:.3f}", f"{100 * one['mfu']:.1f} %") for name, one in totals.items()]
+    return [(name, f"{one['seconds']:.3f}", f"{100 * one['mfu']:.1f} %") for name, one in totals.items()]
 
 
 def _balance(balance: Mapping[str, Any], console: Console) -> None:
     rows = [
         (
-            role, f"{one['devices']}", f"{one['seconds']['0.5']:.3f}",
-            f"{one['over_learners']['0.5']:.2f}" if "over_learners" in one else "1",
+            role, f"{one['devices']}", f"{one['seconds']['part']:.3f}",
+            f"{one['over_learners']['part']:.2f}" if "over_learners" in one else "1",
             f"{one['even_devices']:.0f}" if "even_devices" in one else f"{one['devices']}",
         )
         for role, one in balance.items()
     ]  # fmt: skip
-    heads = ("role", "devices", "s a step, half hidden", "of the learners'", "devices to be even")
+    heads = ("role", "devices", "s a step, a part hidden", "of the learners'", "devices to be even")
     console.print(_table("Balance", heads, rows))
 
 

@@ -85,6 +85,7 @@ def test_an_axis_may_have_a_rate_of_its_own():
 @pytest.mark.parametrize(("changes", "message"), [
     ({"matmul": 1.2}, "rate matmul is 1.2; it is a share, above 0 and at most 1"),
     ({"link": 0.0}, "rate link is 0.0; it is a share, above 0 and at most 1"),
+    ({"overlap": 1.5}, "rate overlap is 1.5; it is a share of the communication, 0 to 1"),
     ({"axes": 0}, "rate axes is 0; a collective uses at least 1 axis of the torus"),
     ({"slow": (("data", 0.0),)}, "rate of axis data is 0.0; it must be above 0 bytes a second"),
 ])  # fmt: skip
@@ -96,5 +97,5 @@ def test_a_rate_that_cannot_be_is_refused(changes, message):
 def test_every_rate_is_said():
     said = {row["rate"]: row["absolute"] for row in Rates(slow=(("data", 1e9),)).said(Topology.parse("v5p:8x8x8"))}
     assert said["matmul"] == pytest.approx(0.86 * 459e12) and said["slow.data"] == 1e9 and "network" not in said
-    assert set(said) == {"matmul", "grouped", "attention", "memory", "link", "axes", "slow.data"}
+    assert set(said) == {"matmul", "grouped", "attention", "memory", "link", "overlap", "axes", "slow.data"}
     assert "network" in {row["rate"] for row in Rates().said(Topology.parse("h100:4x8"))}
