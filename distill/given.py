@@ -111,6 +111,11 @@ class Trained:
         return describe(self.run, self.stage, self.learner)
 
     @property
+    def dtype(self) -> Literal["float32", "bfloat16"]:
+        """Of its weights as a teacher: as it was trained."""
+        return "float32"
+
+    @property
     def fingerprint(self) -> str:
         """12 hex digits that change with its configuration or its weights."""
         from distill.trained import identity

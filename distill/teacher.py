@@ -72,6 +72,8 @@ class StoredTeacher:
 class HeardTeacher:
     """A teacher on a mesh of its own: its hidden states come with the batch, its head is here (`distill.apart`)."""
 
+    __no_type_check__ = True  # a plan has shapes at its leaves
+
     head: Float[Array, "d v"]
 
     def signal(self, batch: Batch) -> Signal | None:
@@ -83,6 +85,8 @@ class HeardTeacher:
 @dataclass(frozen=True)
 class BesideRewards:
     """A teacher of rows that were drawn and judged: its hidden states come with them, its head is here."""
+
+    __no_type_check__ = True  # a plan has shapes at its leaves
 
     head: Float[Array, "d v"]
 

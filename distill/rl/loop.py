@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from distill.checkpoint import Checkpoints
+from distill.experiment import Experiment
 from distill.loop import go_back
 from distill.rl.books import Books
 from distill.rl.examiner import Failed
@@ -43,7 +44,9 @@ def run_reinforcement(room: Room, stage: Reinforcement) -> State:
         if start == stage.steps:
             return state
         rewards = stack.enter_context(Rewards([stage.reward], timeout=stage.patience, faults=books.faults))
-        actor = stage.actors.team(_part(room, stage, seed), room.run.path / "actors" / stage.name, books.faults)
+        actor = stage.actors.team(
+            part_of(room.experiment, stage, seed), room.run.path / "actors" / stage.name, books.faults
+        )
         grading = Grading(actor.outbox, books.item, grades(rewards, stage.reward.name), room.experiment.tokenizer,
                           None if stage.latency is None else partial(stage.latency, seed))  # fmt: skip
         actor.start()
@@ -65,7 +68,8 @@ def grades(rewards: Rewards, name: str) -> Grade:
     return grade
 
 
-def _part(room: Room, stage: Reinforcement, seed: int) -> Part:
+def part_of(experiment: Experiment, stage: Reinforcement, seed: int) -> Part:
+    """What those who draw in a stage are told."""
     learner = stage.learner
     sampler = Sampler(
         slots=stage.slots,
@@ -73,14 +77,14 @@ def _part(room: Room, stage: Reinforcement, seed: int) -> Part:
         piece=min(stage.length + 1, 16),
         stride=stage.tokens,
         sampling=Sampling(temperature=stage.temperature),
-        stop=(room.experiment.tokenizer.end,),
+        stop=(experiment.tokenizer.end,),
         seed=seed,
         routes=stage.replayed and learner.model.moe_per_period > 0,
-        execution=room.experiment.execution,
+        execution=experiment.execution,
     )
     return Part(
         model=learner.model, biased=learner.router.bias_rate > 0, sampler=sampler, samples=stage.samples,
-        groups=stage.groups, limit=stage.tokens, home=room.experiment.mesh, own=stage.actor_on,
+        groups=stage.groups, limit=stage.tokens, home=experiment.mesh, own=stage.actor_on,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from distill.rl.books import Books
 from distill.rl.journal import Journal
-from distill.rl.loop import _part
+from distill.rl.loop import part_of
 from distill.rl.rollouts import Rollouts
 from distill.rl.updates import Updates
 from models.request import Request
@@ -32,7 +32,7 @@ def test_without_lag_it_is_bit_for_bit_what_one_thread_does_in_turn(begun, tmp_p
         seed = zlib.crc32(b"0 0") & 0x7FFFFFFF
         books = Books(stage, ASKED().select(split="train"), None, room.experiment.tokenizer, journal, seed)
         state, updates = room.newborn(stage.learners[0], stage.optimizer_steps), Updates(room, stage)
-        sampler = _part(room, stage, seed).sampler
+        sampler = part_of(room.experiment, stage, seed).sampler
         for version in range(stage.steps):
             while (groups := books.take(version)) is None:
                 for job in books.admit(version):

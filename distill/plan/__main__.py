@@ -1,0 +1,72 @@
+"""The command: `python -m distill.plan EXPERIMENT --topology v5p:8x8x8`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from distill.options import load, parse
+from distill.plan.rates import Rates
+from distill.plan.topology import Topology, prepare
+
+WHAT = "Compiles an experiment's steps for machines that are not there."
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m distill.plan", allow_abbrev=False, description=WHAT,
+        epilog="Every field of the experiment is an option too, as where it is run: --mesh.fsdp 64.",
+    )  # fmt: skip
+    parser.add_argument("experiment", type=Path, help="a file that defines EXPERIMENT")
+    parser.add_argument(
+        "--topology", required=True, help="chips and their layout: v5p:8x8x8, or h100:4x8 (hosts x chips)"
+    )
+    parser.add_argument("--stage", help="name of the stage; the last one if not given")
+    parser.add_argument("--tokens", type=float, help="budget of tokens; those of the stage's steps if not given")
+    parser.add_argument("--json", type=Path, help="write everything into this file")
+    parser.add_argument(
+        "--search", action="store_true", help="where it does not fit, look for the nearest mesh that does"
+    )
+    parser.add_argument("--limit", type=float, default=360.0, help="seconds of processor for a compile of the search")
+    for one in fields(Rates):
+        if one.name != "slow":
+            kind = int if one.name == "axes" else float
+            parser.add_argument(f"--rates.{one.name}", type=kind, default=one.default, help=f"default {one.default}")
+    parser.add_argument(
+        "--rates.slow", nargs="*", default=[], metavar="AXIS=BYTES", help="bytes a second along a mesh axis"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Plans a stage, prints the plan and keeps it."""
+    given, rest = _arguments().parse_known_args(arguments)
+    values = vars(given)
+    slow = tuple((name, float(rate)) for name, _, rate in (pair.partition("=") for pair in values["rates.slow"]))
+    rates = Rates(**{one.name: values[f"rates.{one.name}"] for one in fields(Rates) if one.name != "slow"}, slow=slow)
+    topology = Topology.parse(given.topology)
+    prepare()
+    experiment = parse(load(given.experiment), rest).experiment
+    from rich.console import Console
+
+    from distill.plan.plan import plan
+    from distill.plan.report import show
+
+    told = plan(experiment, given.stage, topology, rates, given.tokens)
+    if given.search and not told["fits"]:
+        from distill.plan.search import nearest
+
+        told["nearest"] = nearest(given.experiment, experiment, given.stage, topology, rest, given.limit)
+    show(told, Console(width=120))
+    if given.json is not None:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(told, indent=1, default=float) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+
+from distill.plan.hlo import Module
+
+EXCERPTS = Path(__file__).parents[2] / "data" / "hlo"
+LOOP = """
+HloModule made_by_hand
+
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %p = (s32[], f32[8]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = f32[8]{0} get-tuple-element(%p), index=1
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  ROOT %out = (s32[], f32[8]{0}) tuple(%next, %x)
+}
+
+%condition (p: (s32[], f32[8])) -> pred[] {
+  %p = (s32[], f32[8]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %n = s32[] constant(7)
+  ROOT %go = pred[] compare(%i, LIMIT), direction=LT
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %start = s32[] constant(3)
+  %t = (s32[], f32[8]{0}) tuple(%start, %x)
+  %loop = (s32[], f32[8]{0}) while(%t), condition=%condition, body=%body
+  ROOT %out = f32[8]{0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def excerpt(name: str) -> Module:
+    return Module.parse((EXCERPTS / f"{name}.txt").read_text())
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])  # one notes how often its loops turn, the other does not
+def test_a_loop_turns_as_often_as_it_was_written_to(platform):
+    layers, messages = excerpt(f"{platform}_layers"), excerpt(f"{platform}_messages")
+    turns = [
+        [module.trips(where, one) for where in module.computations.values() for one in where.instructions.values()
+         if one.opcode == "while"]
+        for module in (layers, messages)
+    ]  # fmt: skip
+    assert turns == [[6, 6], [5]]
+    assert not layers.unknown and not messages.unknown
+
+
+def test_a_loop_that_starts_later_turns_less_often():
+    module = Module.parse(LOOP.replace("LIMIT", "%n"))
+    assert module.runs["body"] == 4.0
+    assert module.once["body"] == 1.0
+
+
+def test_a_loop_whose_end_only_the_run_knows_turns_once_and_is_told():
+    module = Module.parse(LOOP.replace("LIMIT", "%i"))
+    assert module.unknown == ("loop",) and module.runs["body"] == 1.0
+
+
+def test_bytes_are_those_of_the_elements():
+    where = Module.parse(LOOP.replace("LIMIT", "%n")).computations["main"]
+    assert where.bytes(("x",)) == 32.0
+    assert where.bytes(("t",)) == 36.0
+
+
+def test_what_has_no_entry_is_refused():
+    with pytest.raises(ValueError, match="this is no HLO: it has no ENTRY computation, and begins with 'module @jit"):
+        Module.parse("module @jit_f {}")
