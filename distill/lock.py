@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import socket
 import sys
 import threading
@@ -17,7 +18,7 @@ from distill.place import Place
 
 BEAT = 10.0
 """seconds after which a lease in a bucket is renewed"""
-DEAD = 30.0
+DEAD = 60.0
 """seconds after which one that was not is nobody's"""
 
 
@@ -27,8 +28,9 @@ def alone(path: Place) -> Iterator[None]:
 
     In a bucket it is a lease: a file that its holder writes anew every `BEAT` seconds, and takes away when it is done.
     Who finds one waits until it changes (somebody is at work: refused) or `DEAD` seconds have passed (its holder was
-    killed: taken over); clocks are not compared. Two that start within a second of each other are told apart by
-    who wrote last; a holder that stood still for longer than that, and was taken over, ends without saving.
+    killed: taken over; at once, if it was a process of this very machine that is no more); clocks are not compared.
+    Two that start within a second of each other are told apart by who wrote last; a holder that stood still for longer
+    than that, and was taken over, ends without saving.
 
     Raises:
         ValueError: another process holds it.
@@ -72,9 +74,9 @@ def _taken_over(path: Place) -> None:
 def _leased(
     path: epath.Path, beat: float = BEAT, dead: float = DEAD, lost: Callable[[Place], None] = _taken_over
 ) -> Iterator[None]:
-    file, name, done = path / ".lease", f"{_name()} ({uuid4().hex[:8]})", threading.Event()
+    file, name, done = path / ".lease", f"{_name()} ({_machine()} {uuid4().hex[:8]})", threading.Event()
     found = _read(file)
-    if found:
+    if found and not _gone(found):
         _await(path, file, found, dead)
     file.write_text(f"{name}\n0")
     time.sleep(beat / 10)  # who started at the same moment has written by now, and the last one has it
@@ -89,7 +91,7 @@ def _leased(
                 if _read(file).split("\n")[0] != name:
                     return lost(path)
                 file.write_text(f"{name}\n{count}")
-            except OSError as error:  # a bucket may be out of reach for a moment; a lease lasts three beats
+            except Exception as error:  # a bucket may be out of reach for a moment; a lease lasts several beats
                 print(f"the lease of {path} was not renewed: {error}", file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=renew, daemon=True)
@@ -114,6 +116,19 @@ def _await(path: epath.Path, file: epath.Path, found: str, dead: float) -> None:
             return
         if now != found:
             raise _held(path, now.split("\n")[0])
+
+
+def _machine() -> str:
+    """A number of this machine's since it was started; two may have one name."""
+    known = Path("/proc/sys/kernel/random/boot_id")
+    return known.read_text()[:8] if known.exists() else uuid4().hex[:8]
+
+
+def _gone(lease: str) -> bool:
+    """Whether it is that of a process of this machine that is no more."""
+    found = re.match(r"process (\d+) on (\S+) \((\w+) ", lease)
+    here = found is not None and (found[2], found[3]) == (socket.gethostname(), _machine())
+    return here and found is not None and not Path(f"/proc/{found[1]}").exists()
 
 
 def _read(file: epath.Path) -> str:

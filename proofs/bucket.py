@@ -2,11 +2,11 @@
 
     make proofs            # or: python proofs/bucket.py --kills 3
 
-A server of Google Cloud Storage's protocol runs here (gcp-storage-emulator, in memory): gcsfs and tensorstore, which
-orbax writes arrays with, speak to it as they would to Google's; only sign-in is left out. `experiments/herd.py --tiny`
-runs once with `--run` in a folder; then in gs://herd-proof/run, killed at random moments and started again, then to its
-end. metrics.jsonl must be equal byte for byte, results.json in everything but date and seconds; what is left in the
-bucket is a complete run folder. A second process must be refused the folder while the first is at work in it.
+A server of Google Cloud Storage's protocol runs here (peers/google_storage.py, in memory): gcsfs and tensorstore, which
+orbax writes arrays with, speak to it as they would to Google's; only sign-in is left out. A short `experiments/herd.py
+--tiny` runs once with `--run` in a folder; then in gs://herd-proof/run, killed at random moments and started again, then
+to its end, with compiled programs and a profile in the bucket. metrics.jsonl must be equal byte for byte, results.json
+in everything but date and seconds. A second process must be refused the folder while the first is at work in it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 from etils import epath
 from kills import ROOT, figures
 
-PORT, RUN = 9123, "gs://herd-proof/run"
+PORT, RUN, CACHE = 9123, "gs://herd-proof/run", "gs://herd-proof/cache"
 HOST = f"http://localhost:{PORT}"
 SPEAKING = {
     "STORAGE_EMULATOR_HOST": HOST,
@@ -30,22 +30,16 @@ SPEAKING = {
     "GOOGLE_CLOUD_PROJECT": "none",
     "GCE_METADATA_HOST": "localhost:1",
     "NO_GCE_CHECK": "true",
+    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
 }
-SERVE = """
-import io, logging, sys, time
-from gcp_storage_emulator.server import create_server
-logging.disable(logging.CRITICAL)
-sys.stderr = io.StringIO()
-server = create_server("localhost", {port}, in_memory=True, default_bucket="herd-proof")
-server.start()
-print("up", flush=True)
-sys.stdin.read()
-"""
+SHORT = [f"--stages.{n}.{option}" for n in range(3) for option in ("steps=8", "save-every=2")]
 
 
 def start(folder: str) -> subprocess.Popen:
     """A run of the tiny herd."""
-    command = [sys.executable, "experiments/herd.py", "--tiny", "--quiet", "--run", folder]
+    command = [sys.executable, "experiments/herd.py", "--tiny", "--quiet", "--profile", "3:4", "--run", folder, *SHORT]
+    if folder == RUN:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -97,7 +91,14 @@ def prove(kills: int, seed: int, scratch: Path) -> None:
     if not same or figures(copy) != figures(scratch / "here"):
         raise RuntimeError("the run in the bucket has other numbers than the one in the folder")
     print("metrics.jsonl is equal byte for byte, and results.json but for dates and seconds")
-    print("in the bucket:", ", ".join(sorted(one.name for one in epath.Path(RUN).iterdir())))
+    traces = [*epath.Path(RUN).glob("profiles/*/plugins/profile/*/perfetto_trace.json.gz")]
+    kept = [one for one in epath.Path(CACHE).iterdir() if one.name.endswith("-cache")]
+    if not traces or not kept:
+        raise RuntimeError(f"in the bucket are {len(traces)} profiles and {len(kept)} compiled programs")
+    print(
+        f"in the bucket: {len(traces)} profiles, {len(kept)} compiled programs;",
+        ", ".join(sorted(one.name for one in epath.Path(RUN).iterdir())),
+    )
 
 
 def main() -> None:
@@ -107,8 +108,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ |= SPEAKING
-    serve = [sys.executable, "-c", SERVE.format(port=PORT)]
-    with subprocess.Popen(serve, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+    serve = [sys.executable, Path(__file__).parent / "peers" / "google_storage.py", str(PORT)]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         assert server.stdout is not None and server.stdout.readline() == b"up\n", "the server did not start"
         try:
             with tempfile.TemporaryDirectory() as scratch:

@@ -22,7 +22,7 @@ class Put(MemoryFile):
         """Puts it, once."""
         if not self.put:
             self.put = True
-            self.fs.store[self.path] = MemoryFile(self.fs, self.path, self.getvalue())
+            Objects.store[self.path] = MemoryFile(self.fs, self.path, self.getvalue())
 
 
 class Objects(MemoryFileSystem):

@@ -1,5 +1,7 @@
 """A run folder in a bucket: what is promised there, and what is refused."""
 
+import os
+import subprocess
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -59,7 +61,7 @@ def test_a_bucket_that_nothing_here_reads_is_refused_at_the_door(monkeypatch):
         raise ImportError("Please install gcsfs")
 
     monkeypatch.setattr("fsspec.get_filesystem_class", missing)
-    with pytest.raises(ValueError, match=r"gcsfs.*is not installed.*pip install 'herd-distill\[gcs\]'.*of this machine"):
+    with pytest.raises(ValueError, match=r"gcsfs.*is not.*pip install 'herd-distill\[gcs\]'.*of this machine"):
         load_run("gs://b/run")
 
 
@@ -146,7 +148,10 @@ def test_a_run_in_a_bucket_is_opened_again_for_the_same_experiment_alone(store, 
 def test_two_at_once_in_a_bucket_are_refused_and_one_after_the_other_is_not(store, quick):
     path = place("gs://b/run")
     with lock.alone(path):
-        with pytest.raises(ValueError, match=r"gs://b/run is in use by process \d+ on .*; wait until"), lock.alone(path):
+        with (
+            pytest.raises(ValueError, match=r"b/run is in use by process \d+ on .*; wait"),
+            lock.alone(path),
+        ):
             pass
         time.sleep(0.15)
     assert not (path / ".lease").exists() and not quick
@@ -185,6 +190,18 @@ def test_the_lease_of_a_killed_process_is_taken_over_and_the_one_that_stood_stil
         time.sleep(0.2)
         assert quick == [path]
     assert (path / ".lease").exists(), "what another holds is not taken away"
+
+
+def test_the_lease_of_a_process_of_this_machine_that_was_killed_is_not_waited_for(store, quick):
+    path = place("gs://b/run")
+    with lock.alone(path):
+        lease = (path / ".lease").read_text()
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    (path / ".lease").write_text(lease.replace(f"process {os.getpid()} ", f"process {process.pid} "))
+    start = time.monotonic()
+    with lock.alone(path):
+        assert time.monotonic() - start < 0.3
 
 
 def test_stages_that_need_a_disk_are_refused_a_bucket_before_anything_is_written(store):
