@@ -4,9 +4,9 @@
 
 A server of Google Cloud Storage's protocol runs here (peers/google_storage.py, in memory): gcsfs and tensorstore, which
 orbax writes arrays with, speak to it as they would to Google's; only sign-in is left out. A short `experiments/herd.py
---tiny` runs once with `--run` in a folder; then in gs://herd-proof/run, killed at random moments and started again, then
-to its end, with compiled programs and a profile in the bucket. metrics.jsonl must be equal byte for byte, results.json
-in everything but date and seconds. A second process must be refused the folder while the first is at work in it.
+--tiny` runs once with `--run` in a folder; then in gs://herd-proof/run, killed at random moments and started again, and
+then to its end, with compiled programs and profiles in the bucket. metrics.jsonl must be equal byte for byte,
+results.json in everything but date and seconds; a second process must be refused the folder while one is at work in it.
 """
 
 import argparse
@@ -32,12 +32,12 @@ SPEAKING = {
     "NO_GCE_CHECK": "true",
     "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
 }
-SHORT = [f"--stages.{n}.{option}" for n in range(3) for option in ("steps=8", "save-every=2")]
+SHORT = [f"--stages.{n}.{option}" for n in range(3) for option in ("steps=4", "save-every=2")]
 
 
 def start(folder: str) -> subprocess.Popen:
     """A run of the tiny herd."""
-    command = [sys.executable, "experiments/herd.py", "--tiny", "--quiet", "--profile", "3:4", "--run", folder, *SHORT]
+    command = [sys.executable, "experiments/herd.py", "--tiny", "--quiet", "--profile", "1:2", "--run", folder, *SHORT]
     if folder == RUN:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -95,10 +95,8 @@ def prove(kills: int, seed: int, scratch: Path) -> None:
     kept = [one for one in epath.Path(CACHE).iterdir() if one.name.endswith("-cache")]
     if not traces or not kept:
         raise RuntimeError(f"in the bucket are {len(traces)} profiles and {len(kept)} compiled programs")
-    print(
-        f"in the bucket: {len(traces)} profiles, {len(kept)} compiled programs;",
-        ", ".join(sorted(one.name for one in epath.Path(RUN).iterdir())),
-    )
+    names = sorted(one.name for one in epath.Path(RUN).iterdir())
+    print(f"in the bucket: {len(traces)} profiles, {len(kept)} compiled programs; {', '.join(names)}")
 
 
 def main() -> None:
