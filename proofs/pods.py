@@ -3,10 +3,10 @@
     make proofs            # or: python proofs/pods.py --jobset jobset.x-k8s.io_jobsets.yaml
 
 For a slice of every generation: `xpk --dry-run` must take its script, and make a manifest with the same nodes, hosts
-and chips as our own; gcloud must take the arguments of every command that books, connects or frees (it reads them before
-it asks who is calling, and without an account it stops there). With JobSet's own definition (config/components/crd/bases
-of kubernetes-sigs/jobset), manifests are held against all of it, and names that it does not have are refused. Tools that
-are not here are named, and nothing is claimed of them: gcloud comes with Google's SDK, xpk by `pip install xpk`.
+and chips as our own; gcloud must take the arguments of every command that books, connects or frees (it reads them
+before it asks who is calling, and without an account it stops there). With JobSet's own definition (config/crd/bases of
+its repository), manifests are held against all of it, and names that it does not have are refused. Tools that are not
+here are named, and nothing is claimed of them: gcloud comes with Google's SDK, xpk by `pip install xpk`.
 """
 
 import argparse
