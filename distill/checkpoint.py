@@ -10,12 +10,11 @@ checkpoints/<stage>/<step>.damaged/   one that could not be read, set aside when
 import errno
 import json
 import math
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ from jax.experimental import multihost_utils
 from distill import manifest as manifests
 from distill.agreement import attempt, gather
 from distill.items import abstract, like, named_items, named_leaves, nested
+from distill.place import absolute, move
 from distill.retention import Preservation, Retention, disk_full
 
 
@@ -44,8 +44,8 @@ class Checkpoints:
     read their teacher, open it with `writable=False` and change nothing.
     """
 
-    def __init__(self, folder: Path, retention: Retention | None = None, *, writable: bool = True):
-        self.folder = Path(folder).absolute()
+    def __init__(self, folder: PurePath | str, retention: Retention | None = None, *, writable: bool = True):
+        self.folder = absolute(folder)
         if not writable and not self.folder.is_dir():
             raise FileNotFoundError(f"there is no folder of checkpoints {self.folder}; name another run, or train it")
         self._writable = writable
@@ -225,8 +225,7 @@ class Checkpoints:
                 stacklevel=3,
             )
             if self._writable and jax.process_index() == 0:
-                shutil.rmtree(aside, ignore_errors=True)
-                place.rename(aside)
+                move(place, aside)
             self._policy.scores.pop(bad, None)
         if reasons and self._writable:
             multihost_utils.sync_global_devices("damaged checkpoints are set aside")

@@ -74,7 +74,7 @@ def draw(metrics: Rows, timings: Rows, models: Rows, hue: Mapping[str, str]) -> 
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def save(figure: Figure, path: Path, dpi: int = 200) -> None:
+def save(figure: Figure, path: Path | io.BytesIO, dpi: int = 200) -> None:
     """Write a PNG on white, at 200 dots per inch twice the size of the page's figure."""
     with matplotlib.rc_context(STYLE):
         figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})

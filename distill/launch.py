@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from distill import ceiling
@@ -16,11 +15,13 @@ from distill.experiment import Experiment
 from distill.loop import Interrupted, check_room, stopping
 from distill.metrics import Metrics
 from distill.options import parse
+from distill.place import Place, place
 from distill.process import settle
+from distill.profile import Profile
 from distill.reading import on_mesh, stage_loader
 from distill.room import Room
 from distill.run import open_run, write_json
-from distill.stage import Staged
+from distill.stage import Staged, check_disk
 from distill.statistics import paired
 from models import cost
 
@@ -34,7 +35,10 @@ def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> No
         settle()
         # Orbax warns each time weights are only read, which is what is meant.
         logging.getLogger("absl").addFilter(lambda line: "directory is read only" not in line.getMessage())
-        results = [run_experiment(each, folder, quiet=options.quiet) for folder, each in options.seeded()]
+        results = [
+            run_experiment(each, folder, quiet=options.quiet, profile=options.profile)
+            for folder, each in options.seeded()
+        ]
         merged = merge(results, options.experiment)
         write_json(options.folder / "results.json", merged)
         page = write_report(options.folder)
@@ -47,9 +51,12 @@ def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> No
     print(f"\nreport: {page}")
 
 
-def run_experiment(experiment: Experiment, folder: Path, *, quiet: bool = False) -> dict[str, Any]:
+def run_experiment(
+    experiment: Experiment, folder: Place | str, *, quiet: bool = False, profile: Profile | None = None
+) -> dict[str, Any]:
     """Train all stages in `folder`, or go on with them, then evaluate; what it returns is also in results.json."""
     check_vocabulary(experiment)
+    check_disk(experiment.stages, place(folder))
     with open_run(folder, experiment) as run, Metrics(run.path) as metrics, stopping() as stop:
         manifest = experiment.corpus.manifest()
         own = {stage.name: asdict(stage.corpus.manifest()) for stage in experiment.stages if stage.corpus is not None}
@@ -58,7 +65,7 @@ def run_experiment(experiment: Experiment, folder: Path, *, quiet: bool = False)
         run.write_given({one.name: one.fingerprint for one in experiment.given})
         check_room(experiment, run)
         limit = ceiling.measure(experiment.execution.dtype, experiment.mesh.size)
-        room = Room(experiment, run, metrics, limit, stop, quiet)
+        room = Room(experiment, run, metrics, limit, stop, quiet, profile)
         for stage in experiment.stages:
             stage.run(room)
         rows = []

@@ -1,6 +1,5 @@
 """The loop of a stage: batches in, steps, metrics, checkpoints. Stops, and goes on where it was, bit for bit."""
 
-import shutil
 import signal
 import threading
 import time
@@ -20,6 +19,7 @@ from distill.data.batch import Batch
 from distill.data.loader import Batches
 from distill.evaluate import Score, evaluate
 from distill.experiment import Experiment
+from distill.place import move
 from distill.progress import Progress
 from distill.reading import on_mesh, put, stage_batches, stage_loader
 from distill.retention import check_space, estimate
@@ -96,8 +96,7 @@ def go_back(room: Room, stage: Staged, step: int) -> None:
                 RuntimeWarning,
                 stacklevel=2,
             )
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
+            move(folder, aside)
     room.metrics.cut(stage.name, step, names)
 
 
@@ -125,8 +124,9 @@ def _advance(
     glance = on_mesh(loader.held_out_batches(room.experiment.corpus_of(stage), room.experiment.glance), mesh)
     clock = _Clock(room, stage, start)
     before, scribe = None, find_scribe(room.experiment, stage)
-    with Progress(stage.steps, stage.name, start, quiet=room.quiet) as bar:
+    with Progress(stage.steps, stage.name, start, quiet=room.quiet) as bar, room.traced(stage) as trace:
         for number in range(start + 1, stage.steps + 1):
+            trace(number, before)
             batch, said = scribe(next(feed), states, teacher, number)
             states, metrics = step(states, teacher, batch if stage.rollout is None else place(batch))
             due = number % stage.save_every == 0 or number == stage.steps

@@ -8,12 +8,12 @@ no NaN: it is written as null and read as NaN; infinities are the strings "inf" 
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from distill.place import Growing, Place
 
 FILES = ("metrics.jsonl", "timings.jsonl")
 
@@ -22,16 +22,14 @@ class Metrics:
     """Writes the lines of a run folder. A context manager; leaving it flushes to the disk and closes.
 
     A line goes to the system in one write, unbuffered: a killed process loses none, and tears at most the last. Only
-    `flush` waits for the disk itself; call it before a checkpoint is saved, so that none is ahead of its lines.
+    `flush` waits for the disk itself; call it before a checkpoint is saved, so that none is ahead of its lines. In a
+    bucket lines are seen, and survive a kill, from the next `flush` on (`distill.place`).
     """
 
-    def __init__(self, folder: Path):
-        self._paths = [Path(folder) / name for name in FILES]
-        for path in self._paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        self._files = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644) for path in self._paths]
-        for path, file in zip(self._paths, self._files, strict=True):
-            os.ftruncate(file, _whole(path.read_bytes()))
+    def __init__(self, folder: Place):
+        self._files = [Growing(folder / name) for name in FILES]
+        for file in self._files:
+            file.cut(_whole(file.read()))
 
     def __enter__(self) -> "Metrics":
         return self
@@ -69,49 +67,45 @@ class Metrics:
         if stage not in order:
             raise ValueError(f"stage {stage!r} is none of the run's stages {list(stages)}; name one of them")
         gone = 0
-        for path, file in zip(self._paths, self._files, strict=True):
-            lines = path.read_bytes().splitlines(keepends=True)
+        for file in self._files:
+            lines = file.read().splitlines(keepends=True)
             keep = 0
             for number, line in enumerate(lines):
-                row = _parse(path, number, line)
+                row = _parse(file.path, number, line)
                 if row["stage"] not in order:
                     raise ValueError(
-                        f"{path}:{number + 1} is of stage {row['stage']!r}, the run has {list(stages)}; the folder is "
-                        "of another experiment: use another"
+                        f"{file.path}:{number + 1} is of stage {row['stage']!r}, the run has {list(stages)}; the "
+                        "folder is of another experiment: use another"
                     )
                 if (order[row["stage"]], row["step"]) > (order[stage], step):
                     gone += len(lines) - number
                     break
                 keep += len(line)
-            os.ftruncate(file, keep)
+            file.cut(keep)
         self.flush()
         return gone
 
     def flush(self) -> None:
         """Returns when every line is on the disk."""
         for file in self._files:
-            os.fsync(file)
+            file.flush()
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        self.flush()
         for file in self._files:
-            os.close(file)
+            file.close()
 
     def _line(self, which: int, stage: str, step: int, values: Mapping[str, Any]) -> None:
         row = {"stage": str(stage), "step": int(step)} | {name: _plain(name, value) for name, value in values.items()}
-        line = (json.dumps(row, allow_nan=False) + "\n").encode()
-        while line:  # a full disk or a signal may cut a write short
-            line = line[os.write(self._files[which], line) :]
+        self._files[which].append((json.dumps(row, allow_nan=False) + "\n").encode())
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Place) -> list[dict[str, Any]]:
     """The lines of a metrics file as dicts, oldest first; a torn last line is left out. No file: no lines.
 
     Raises:
         ValueError: a line other than the last is not JSON; names it.
     """
-    path = Path(path)
     if not path.exists():
         return []
     data = path.read_bytes()
@@ -129,7 +123,7 @@ def _whole(data: bytes) -> int:
         return end - len(last)
 
 
-def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def _parse(path: Place, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
         if {"stage", "step"} <= row.keys():

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from distill.experiment import Experiment
+from distill.place import Place, place
+from distill.profile import Profile
 from distill.stage import Staged
 
 
@@ -16,10 +18,11 @@ class Options:
 
     experiment: Experiment
     seeds: int
-    folder: Path
+    folder: Place
     quiet: bool
+    profile: Profile | None = None
 
-    def seeded(self) -> list[tuple[Path, Experiment]]:
+    def seeded(self) -> list[tuple[Place, Experiment]]:
         """A run folder and an experiment per seed."""
         first = self.experiment.seed
         return [
@@ -60,8 +63,9 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
         *,
         tiny: bool = False,
         seeds: int = 1,
-        run: Path | None = None,
+        run: str | None = None,
         quiet: bool = False,
+        profile: str | None = None,
     ) -> Options:
         """Run this experiment. Every field is an option, by its dotted path.
 
@@ -69,12 +73,15 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
             experiment: the experiment.
             tiny: shrink it to about a minute on a laptop; other options apply on top.
             seeds: how many runs, with consecutive seeds, each in a folder of its own.
-            run: the run folder (default: runs/ and the experiment's name); the same command goes on where it was.
+            run: the run folder, here or gs://BUCKET/FOLDER (default: runs/ and the experiment's name); the same command
+                goes on where it was.
             quiet: no progress bars.
+            profile: optimizer steps of each stage to write traces of into the run folder's profiles/, such as 10:13.
         """
         if seeds < 1:
             raise ValueError(f"--seeds is {seeds}; it must be at least 1")
-        return Options(experiment, seeds, run or Path("runs") / experiment.name, quiet)
+        steps = None if profile is None else Profile.parse(profile, experiment.stages)
+        return Options(experiment, seeds, place(run or Path("runs") / experiment.name), quiet, steps)
 
     config = (tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff)
     registry = tyro.constructors.ConstructorRegistry()

@@ -94,7 +94,7 @@ def reducible(
     table = Reducible(
         ids=ids, losses=means[0] - means[1], tokens=labels, model=who[0], teacher=who[1], pool=pool.fingerprint
     )
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     table.save(path)
     return table
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import jax
 
+from distill.place import far, place
+
 CACHE = Path(__file__).parent.parent / ".cache" / "jax"
-"""of compiled programs; a folder of the user's own (JAX_COMPILATION_CACHE_DIR) is used in its place"""
+"""of compiled programs; a folder of the user's own (JAX_COMPILATION_CACHE_DIR, which may be gs://BUCKET/FOLDER) is used
+in its place: one that all hosts of a pod see, and that outlives them"""
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 """of glibc's mallopt"""
 
@@ -19,11 +22,21 @@ def settle() -> None:
 
 
 def keep_compiled(folder: Path = CACHE) -> None:
-    """Keep compiled programs on disk, so that a restart, or the next seed, compiles nothing twice."""
+    """Keep compiled programs on disk, so that a restart, or the next seed, compiles nothing twice.
+
+    Of several processes JAX has the first write them, and all read.
+
+    Raises:
+      ValueError: they are to be in a bucket, and nothing here reads one.
+    """
     # A choice of the user's own (JAX_COMPILATION_CACHE_DIR) stands.
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+    own = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if own is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    elif far(place(own)):
+        # XLA's own caches, of what it found fastest on a GPU, are written by XLA, which knows no buckets.
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
 def keep_memory() -> bool:

@@ -1,15 +1,17 @@
 """The report of a run: what it was, what came out, and its figures, on one page that needs nothing beside it."""
 
+import io
 import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from distill import exam_report
+from distill.place import Place, write_text
 from distill.run import Run, load_run
 from distill.tables import align, named, signed
 
@@ -52,7 +54,7 @@ FIGURES = {
 }
 
 
-def write_report(folder: Path | str) -> Path:
+def write_report(folder: PurePath | str) -> Place:
     """Write figures/*.png and the self-contained report.html of a finished run; the path of the page.
 
     Raises:
@@ -70,10 +72,11 @@ def write_report(folder: Path | str) -> Path:
     sections = []
     for name, figure in drawn.items():
         title, caption = (FIGURES | exam_report.FIGURES)[name]
-        figures.save(figure, run.figures / f"{name}.png")
+        figures.save(figure, page := io.BytesIO())
+        (run.figures / f"{name}.png").write_bytes(page.getvalue())
         sections.append(f"<h2>{title}</h2><p>{caption}</p><figure>{figures.svg(figure, title)}</figure>")
     page = run.path / "report.html"
-    page.write_text(_page(run, results, hue, "\n".join(sections)), encoding="utf-8")
+    write_text(page, _page(run, results, hue, "\n".join(sections)))
     return page
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from distill.place import Place, absolute
+
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
@@ -68,13 +70,16 @@ def estimate(trees: Any, retention: Retention, steps: int) -> int:
     return retention.most(steps) * sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
 
 
-def check_space(folder: Path, needed: int) -> None:
+def check_space(folder: Place, needed: int) -> None:
     """Refuses to start when the disk under `folder` cannot hold `needed` bytes; what `folder` holds already counts.
+    A bucket has room.
 
     Raises:
         OSError: (ENOSPC) naming the bytes needed and free.
     """
-    folder = Path(folder).absolute()
+    folder = absolute(folder)
+    if not isinstance(folder, Path):
+        return
     present = sum(
         file.stat().st_size
         for file in folder.rglob("*")

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from distill.experiment import Experiment
 from distill.hold import Hold, held
 from distill.mesh import Mesh, executed
 from distill.metrics import Metrics
+from distill.profile import Profile, Trace, traced
 from distill.run import Run
 from distill.stage import Learner, Staged
 from distill.state import State, Weights, adopt, create
@@ -29,6 +31,8 @@ class Room:
     ceiling: Ceiling
     stop: threading.Event
     quiet: bool = False
+    profile: Profile | None = None
+    """the optimizer steps of each stage that are traced"""
     held: dict[tuple[str, Hold, Mesh], Weights] = field(default_factory=dict)
     """the given models that a stage listens to, shared with the stages that follow it and listen to the same"""
 
@@ -87,6 +91,10 @@ class Room:
         if examination is not None and examination.few and examination.asks(learner):
             found = examination.glanced(weights, experiment.tokenizer, experiment.execution)
             self.metrics.write(stage.name, number, kind="exam", learner=learner, **found)
+
+    def traced(self, stage: Staged) -> AbstractContextManager[Trace]:
+        """Traces what is asked for of a stage; to be called before every step, see `distill.profile`."""
+        return traced(self.profile, self.run.path / "profiles" / stage.name)
 
     def say(self, line: str) -> None:
         """Something that people would want to see while it runs."""

@@ -11,21 +11,19 @@ runs/<name>/
 """
 
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from distill.environment import changed, environment
 from distill.lock import alone
 from distill.metrics import read
+from distill.place import Place, absolute, near, new_folder, place, remove, there, write_json
 from distill.resolved import differences, grown, to_json
 from models.bpe import open_tokenizer
-from models.disk import new_folder, sync
 from models.tokenizer import Bytes, Tokenizer
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ SCHEMA = 1
 class Run:
     """A run folder, to read from. Tables for pandas: `pandas.DataFrame(run.metrics())`."""
 
-    path: Path
+    path: Place
 
     @property
     def config(self) -> dict[str, Any]:
@@ -67,7 +65,7 @@ class Run:
         return _read_json(self.path / "results.json")
 
     @property
-    def figures(self) -> Path:
+    def figures(self) -> Place:
         """The folder of figures."""
         return self.path / "figures"
 
@@ -75,9 +73,23 @@ class Run:
     def tokenizer(self) -> Tokenizer:
         """What its tokens mean; runs that did not write it down are of bytes."""
         folder = self.path / "tokenizer"
-        return open_tokenizer(folder) if folder.exists() else Bytes()
+        if not there(folder):
+            return Bytes()
+        with near(folder) as files:
+            return open_tokenizer(files)
 
-    def checkpoints(self, stage: str) -> Path:
+    @property
+    def disk(self) -> Path:
+        """Its folder, for what needs a disk of this machine: journals grow, and files of them are renamed.
+
+        Raises:
+            ValueError: it is in a bucket.
+        """
+        if not isinstance(self.path, Path):
+            raise ValueError(f"{self.path} is in a bucket, which keeps no journal; name a folder of this machine")
+        return self.path
+
+    def checkpoints(self, stage: str) -> Place:
         """The folder of a stage's checkpoints."""
         return self.path / "checkpoints" / stage
 
@@ -126,11 +138,11 @@ class Run:
     def write_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Writes the folder tokenizer/. Raises ValueError if the run was begun with another one."""
         folder = self.path / "tokenizer"
-        old = open_tokenizer(folder).fingerprint if folder.exists() else None
+        old = self.tokenizer.fingerprint if there(folder) else None
         if old == tokenizer.fingerprint:
             return
         self._hold("tokenizer", old or tokenizer.fingerprint, tokenizer.fingerprint)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         with new_folder(folder) as beside:
             tokenizer.save(beside)
 
@@ -154,13 +166,13 @@ class Run:
         write_json(self.path / "results.json", results)
 
 
-def load_run(path: str | Path) -> Run:
+def load_run(path: str | PurePath) -> Run:
     """The run in folder `path`, to read from: `run.config`, `run.metrics()`, `run.results`.
 
     Raises:
         ValueError: there is no run in it, or it was written by a version with another schema.
     """
-    run = Run(Path(path))
+    run = Run(place(path))
     if not (run.path / "config.json").exists():
         beside = sorted(other.parent.name for other in run.path.parent.glob("*/config.json"))
         raise ValueError(f"{run.path} is not a run folder: it has no config.json; the runs beside it are {beside}")
@@ -169,7 +181,7 @@ def load_run(path: str | Path) -> Run:
 
 
 @contextmanager
-def open_run(path: str | Path, experiment: Any) -> Iterator[Run]:
+def open_run(path: str | PurePath, experiment: Any) -> Iterator[Run]:
     """Creates the run folder `path`, or opens it to go on; held alone by this process until the block ends.
 
     Args:
@@ -180,7 +192,7 @@ def open_run(path: str | Path, experiment: Any) -> Iterator[Run]:
         ValueError: the folder is of another experiment (the fields that differ are listed), is not a run folder, or
             another process is at work in it.
     """
-    run = Run(Path(path).absolute())
+    run = Run(absolute(path))
     config = {"schema": SCHEMA, **to_json(experiment)}
     _check_folder(run.path)
     run.path.mkdir(parents=True, exist_ok=True)
@@ -195,19 +207,7 @@ def open_run(path: str | Path, experiment: Any) -> Iterator[Run]:
         yield run
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as JSON, so that at any moment the file is the old one or the new one, on the disk, whole."""
-    beside = path.with_name(f".{path.name}.tmp")
-    with open(beside, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    sync(path.parent)  # the rename too
-
-
-def _check_folder(path: Path) -> None:
+def _check_folder(path: Place) -> None:
     """A folder with files but without config.json is not one of ours: keep out of it."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; a run needs a folder: name another with --run")
@@ -250,7 +250,7 @@ def _hashes(manifest: dict[str, Any]) -> str:
     return ", ".join([manifest["hash"], *(f"{name} {one['hash']}" for name, one in manifest.get("stages", {}).items())])
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Place) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from distill.curriculum.filter import keep
 from distill.curriculum.measure import prompts_of, table_of
 from distill.curriculum.table import Table
 from distill.data.source import Source
 from distill.hold import AsItIs
+from distill.place import Place
 from distill.room import Room
 from distill.stage import Staged
 from distill.tasks.exam import Exam
@@ -68,12 +68,12 @@ def difficulty(room: Room, stage: Staged, corpus: Questions) -> Table:
     weights = room.teacher_weights(asked.by, AsItIs(), room.experiment.mesh)
     items = replace(corpus, noisy=0.0, keep=None).items("train")
     table, _ = table_of(weights, model, prompts, items, exam, room.experiment.tokenizer, room.experiment.execution)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     table.save(path)
     return table
 
 
-def _alike(room: Room, stage: Staged, corpus: Questions) -> Iterator[Path]:
+def _alike(room: Room, stage: Staged, corpus: Questions) -> Iterator[Place]:
     """Tables of stages whose selection asks the same of the same model: only what it then leaves may differ."""
     assert stage.selection is not None
     for other in room.experiment.stages:

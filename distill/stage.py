@@ -1,8 +1,8 @@
 """A stage of a run and who learns in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from distill.curriculum.pacing import Pacing
 from distill.curriculum.selection import Selection
@@ -12,6 +12,7 @@ from distill.given import Given, Trained
 from distill.hold import AsItIs, Bfloat16, Rounded
 from distill.mesh import Mesh
 from distill.optim import AdamW, Optimizer
+from distill.place import Place, far
 from distill.rollout import FromTeacher, OnPolicy
 from losses import Distill, Hidden, Loss, RouterHealth, RouterMatch, SampledReverseKL
 from models.config import Config
@@ -56,6 +57,9 @@ Known = Mapping[str, Learner | Given | Trained]
 @runtime_checkable
 class Staged(Protocol):
     """A part of a run: learners, and a number of steps in which they learn."""
+
+    disk: ClassVar[str | None]
+    """what it keeps in the run folder that needs a disk of this machine; None: nothing"""
 
     @property
     def name(self) -> str:
@@ -132,6 +136,7 @@ class Staged(Protocol):
 class Stage:
     """A number of optimizer steps in which learners learn side by side from the same batches and one teacher pass."""
 
+    disk: ClassVar[str | None] = None
     name: str
     learners: tuple[Learner, ...]
     steps: int
@@ -230,3 +235,13 @@ class Stage:
         from distill.loop import run_stage
 
         run_stage(room, self)
+
+
+def check_disk(stages: Sequence[Staged], folder: Place) -> None:
+    """Refuses a run folder in a bucket for stages that keep there what only a disk holds."""
+    needing = {stage.name: stage.disk for stage in stages if stage.disk}
+    if far(folder) and needing:
+        raise ValueError(
+            f"{folder} is in a bucket, and stages need a disk for what they keep: {needing}; name a folder of this "
+            "machine, or of a disk that all hosts share, with --run"
+        )

@@ -1,11 +1,12 @@
 """Reading what was trained: the weights of a learner, from its run folder alone."""
 
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from distill.checkpoint import Checkpoints
 from distill.fingerprint import identify
 from distill.mesh import Mesh
+from distill.place import Place
 from distill.run import Run, load_run
 from distill.state import Weights, abstract_weights
 from models.config import Config, Layer, RopeScaling, Tempering, Vision
@@ -14,7 +15,7 @@ _CLASSES = {one.__name__: one for one in (Config, Layer, RopeScaling, Tempering,
 
 
 def load_weights(
-    path: str | Path, stage: str, learner: str, mesh: Mesh | None = None, step: int | None = None
+    path: str | PurePath, stage: str, learner: str, mesh: Mesh | None = None, step: int | None = None
 ) -> Weights:
     """The weights of a learner, without its optimizer: `load_weights("runs/herd", "distil", "scout").model`.
 
@@ -32,7 +33,7 @@ def load_weights(
     return read_weights(load_run(path), stage, learner, mesh or Mesh(), step)
 
 
-def is_run(path: Path) -> bool:
+def is_run(path: Place) -> bool:
     """Whether a folder is a run's, and not that of a checkpoint in the Hugging Face layout.
 
     Raises:
@@ -43,7 +44,7 @@ def is_run(path: Path) -> bool:
     return (path / "manifest.json").is_file() or (path / "environment.json").is_file()
 
 
-def describe(path: str | Path, stage: str, learner: str) -> Config:
+def describe(path: str | PurePath, stage: str, learner: str) -> Config:
     """What a learner of a run is; nothing of its weights is read.
 
     Raises:
@@ -67,7 +68,7 @@ def read_weights(run: Run, stage: str, learner: str, mesh: Mesh, step: int | Non
         return checkpoints.restore({learner: {"weights": shapes}}, step=step).trees[learner]["weights"]
 
 
-def identity(path: str | Path, stage: str, learner: str, step: int | None = None) -> str:
+def identity(path: str | PurePath, stage: str, learner: str, step: int | None = None) -> str:
     """`distill.fingerprint.identify` of a learner at a step, or the newest; nothing of its weights is read."""
     run = load_run(path)
     with Checkpoints(run.checkpoints(stage), writable=False) as checkpoints:

@@ -197,8 +197,8 @@ def main(arguments: Sequence[str]) -> None:
     launch(EXPERIMENT, arguments)
     options = parse(EXPERIMENT, arguments)
     rows = 16 if "--tiny" in arguments else 128
-    seeds = [measure(folder, experiment, rows) for folder, experiment in options.seeded()]
-    save(draw(seeds), options.folder / "figures" / "needle.png")
+    seeds = [measure(Path(folder), experiment, rows) for folder, experiment in options.seeded()]
+    save(draw(seeds), Path(options.folder) / "figures" / "needle.png")
     print(f"\nneedles found at {', '.join(f'{factor}x' for factor in FACTORS)} the length; {GUESS}")
     for name in seeds[0]:
         means = np.mean([each[name] for each in seeds], axis=2).T

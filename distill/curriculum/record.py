@@ -4,10 +4,9 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
-from distill.run import write_json
+from distill.place import Place, write_json
 
 SCHEMA = 1
 T = TypeVar("T")
@@ -15,13 +14,13 @@ Readers = Mapping[str, Callable[[Any], Any]]
 """the fields of a kind of record, and what makes a value of each out of JSON, or refuses"""
 
 
-def write_record(path: Path, kind: str, content: Mapping[str, Any]) -> None:
+def write_record(path: Place, kind: str, content: Mapping[str, Any]) -> None:
     """Writes the record; at any moment the file is the old one or the new one, whole."""
     plain = dict(content)
     write_json(path, {"schema": SCHEMA, "kind": kind, "checksum": _checksum(plain), "content": plain})
 
 
-def read_record(path: Path, kind: str, readers: Readers, make: Callable[[dict[str, Any]], T]) -> T:
+def read_record(path: Place, kind: str, readers: Readers, make: Callable[[dict[str, Any]], T]) -> T:
     """What `make` makes of the record's fields, each as its reader returns it. The file may come from anybody.
 
     Raises:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,6 +11,7 @@ from distill.curriculum.estimate import Prior
 from distill.curriculum.pool import Pool, check_ids, find
 from distill.curriculum.rank import ranks
 from distill.curriculum.record import count, number, read_record, several, text, write_record
+from distill.place import Place
 
 KIND = "table of reducible losses"
 READERS = {
@@ -109,13 +109,13 @@ class Reducible:
             if mine != its:
                 raise ValueError(f"the table is of the {what} {mine}, this one is {its}; measure this one")
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Place) -> None:
         """Writes the table as one JSON file, whole or not at all."""
         columns = {"ids": list(self.ids), "losses": self.losses.tolist(), "tokens": self.tokens.tolist()}
         write_record(path, KIND, {**columns, "model": self.model, "teacher": self.teacher, "pool": self.pool})
 
     @classmethod
-    def load(cls, path: Path) -> "Reducible":
+    def load(cls, path: Place) -> "Reducible":
         """The table in a file, which may come from anybody.
 
         Raises:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import compress
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from distill.curriculum.estimate import Belief, Prior, check_counts, pass_at_k
 from distill.curriculum.pool import Pool, check_ids, find
 from distill.curriculum.record import count, number, read_record, several, text, write_record
+from distill.place import Place
 
 KIND = "table of attempts"
 READERS = {
@@ -138,14 +138,14 @@ class Table:
             seeds=(*self.seeds, *other.seeds),
         )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Place) -> None:
         """Writes the table as one JSON file, whole or not at all."""
         columns = {"ids": list(self.ids), "attempts": self.attempts.tolist(), "successes": self.successes.tolist()}
         origin = {"model": self.model, "pool": self.pool, "seeds": list(self.seeds), "temperature": self.temperature}
         write_record(path, KIND, {**columns, **origin, "prior": list(astuple(self.prior))})
 
     @classmethod
-    def load(cls, path: Path) -> "Table":
+    def load(cls, path: Place) -> "Table":
         """The table in a file, which may come from anybody.
 
         Raises:

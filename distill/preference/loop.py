@@ -65,7 +65,7 @@ def mined(room: Room, stage: Preference, seed: int) -> Pairs:
     Raises:
       ValueError: there is no journal.
     """
-    groups = learned_from(room.run.path / "journal" / stage.journal)
+    groups = learned_from(room.run.disk / "journal" / stage.journal)
     return stage.mining(groups, stage.length, stage.steps * stage.pairs, seed)
 
 
@@ -87,7 +87,7 @@ def anchored(room: Room, stage: Preference, pairs: Pairs, start: int, begun: Wei
         room.metrics.time(stage.name, start, seconds=time.monotonic() - began, asked=2 * len(pairs))
         return found
 
-    return Kept(room.run.path / "reference")(room.identity(learner.start or ""), pairs, think)
+    return Kept(room.run.disk / "reference")(room.identity(learner.start or ""), pairs, think)
 
 
 def _note(room: Room, stage: Preference, pairs: Pairs, updates: int) -> None:
@@ -130,9 +130,10 @@ class _Learning:
         room, stage, learner = self.room, self.stage, self.stage.learners[0]
         step = jax.jit(Step((learner,), self.updates, room.execution), donate_argnums=0)
         mesh, pad = room.experiment.mesh.build(), room.experiment.tokenizer.pad
-        with Progress(self.updates, stage.name, start, quiet=room.quiet) as bar:
+        with Progress(self.updates, stage.name, start, quiet=room.quiet) as bar, room.traced(stage) as trace:
             began, tokens = time.monotonic(), 0
             for number in range(start + 1, self.updates + 1):
+                trace(number)
                 which = order(self.seed, number, stage.pairs, len(self.pairs))
                 rows = self.pairs.batch(which, self.anchors, pad)
                 (state,), metrics = step((state,), StoredTeacher(), put(rows, stage.accumulate, mesh))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Int
@@ -33,6 +33,7 @@ class Preference:
     then it goes back to its last checkpoint of before, or to its start if there is none.
     """
 
+    disk: ClassVar[str | None] = "a journal to read, and what its reference said"
     name: str
     learner: Learner
     """its `start` is the reference; its `loss` is not used: see `preference`"""

@@ -52,8 +52,9 @@ class Learning:
         publisher.publish(start, state.weights)
         for job in self.books.again():
             self._ask([job])
-        with View(stage.steps, stage.name, start, quiet=self.room.quiet) as view:
+        with View(stage.steps, stage.name, start, quiet=self.room.quiet) as view, self.room.traced(stage) as trace:
             for version in range(start, stage.steps):
+                trace(version + 1, state)
                 with pace.waiting:
                     groups = self._wait(version)
                 lags, accounts = stage.lags([one.version for one in groups], version), self.books.accounts()

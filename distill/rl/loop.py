@@ -36,7 +36,7 @@ def run_reinforcement(room: Room, stage: Reinforcement) -> State:
     seed = zlib.crc32(f"{room.experiment.seed} {stage.stream}".encode()) & 0x7FFFFFFF
     folder = room.run.checkpoints(stage.name)
     with ExitStack() as stack:
-        journal = stack.enter_context(Journal(folder_of(room.run.path, stage.name)))
+        journal = stack.enter_context(Journal(folder_of(room.run.disk, stage.name)))
         books = Books(stage, *chosen(room, stage, stage.corpus), room.experiment.tokenizer, journal, seed)
         stage.check_questions(books.longest)
         checkpoints = stack.enter_context(Checkpoints(folder, room.experiment.retention))
@@ -44,9 +44,8 @@ def run_reinforcement(room: Room, stage: Reinforcement) -> State:
         if start == stage.steps:
             return state
         rewards = stack.enter_context(Rewards([stage.reward], timeout=stage.patience, faults=books.faults))
-        actor = stage.actors.team(
-            part_of(room.experiment, stage, seed), room.run.path / "actors" / stage.name, books.faults
-        )
+        folder = room.run.disk / "actors" / stage.name
+        actor = stage.actors.team(part_of(room.experiment, stage, seed), folder, books.faults)
         grading = Grading(actor.outbox, books.item, grades(rewards, stage.reward.name), room.experiment.tokenizer,
                           None if stage.latency is None else partial(stage.latency, seed))  # fmt: skip
         actor.start()

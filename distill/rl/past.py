@@ -38,7 +38,7 @@ def read_rollouts(run: Run, stage: str) -> Iterator[Fate]:
     Raises:
       ValueError: the stage has no journal, or it is damaged, or does not hold together.
     """
-    return fates(folder_of(run.path, stage))
+    return fates(folder_of(run.disk, stage))
 
 
 def fates(folder: Path) -> Iterator[Fate]:
@@ -76,14 +76,14 @@ def read_tracker(run: Run, stage: str, step: int | None = None) -> Tracker:
       ValueError: the stage is not of reinforcement learning, or its journal does not say what its prompts are.
     """
     books = _books(run, stage, step)
-    first = next(read_records(folder_of(run.path, stage)), None)
+    first = next(read_records(folder_of(run.disk, stage)), None)
     if first is None or first.event is not Event.BEGUN or not {"ids", "kinds"} <= {*first.facts}:
         raise ValueError(
             f"the journal of stage {stage!r} of {run.path} does not name its prompts, as an older version began it; "
             'make the tracker yourself: Tracker.blank(ids).restore(checkpoint.meta["books"]["tracker"])'
         )
     ids, kinds = tuple(first.facts["ids"]), first.facts["kinds"]
-    measured = run.path / "difficulty" / f"{stage}.json"
+    measured = run.disk / "difficulty" / f"{stage}.json"
     begun = Tracker.begin(ids, Table.load(measured)) if measured.exists() else Tracker.blank(ids)
     return replace(begun, kinds=None if kinds is None else np.array(kinds)).restore(books["tracker"])
 
@@ -97,7 +97,7 @@ def audit_books(run: Run, stage: str) -> Audit:
     """
     books = _books(run, stage)
     live = [uid for uid, *_ in books["controller"]["groups"]]
-    return audit(read_records(folder_of(run.path, stage), end=books["journal"]), live)
+    return audit(read_records(folder_of(run.disk, stage), end=books["journal"]), live)
 
 
 def _books(run: Run, stage: str, step: int | None = None) -> dict[str, Any]:

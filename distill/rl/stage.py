@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -58,6 +58,7 @@ class Reinforcement:
     weights are published: a version counts these.
     """
 
+    disk: ClassVar[str | None] = "a journal of what was drawn"
     name: str
     learner: Learner
     """its `loss` is not used: see `policy`"""
@@ -180,12 +181,9 @@ class Reinforcement:
     @property
     def limits(self) -> Limits:
         """What the controller holds to, in versions."""
-        return Limits(
-            batch=self.groups,
-            max_policy_lag=(self.max_policy_lag + 1) // self.updates - 1,
-            pipeline_depth=self.pipeline_depth,
-            max_refill_factor=self.max_refill_factor,
-        )
+        lag, depth = (self.max_policy_lag + 1) // self.updates - 1, self.pipeline_depth
+        factor = self.max_refill_factor
+        return Limits(batch=self.groups, max_policy_lag=lag, pipeline_depth=depth, max_refill_factor=factor)
 
     @property
     def gradient(self) -> PolicyGradient:
