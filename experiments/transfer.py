@@ -1,8 +1,8 @@
 """Does a learning rate that was tuned at one width and depth hold at others?
 
-Scouts of three widths and of three depths at every rate, from the labels and from a teacher that all share, with AdamW
-as it stands and with rates that go with the size of the model (`distill.scaling.MaximalUpdate`). At the width and depth
-where rates are tuned both are the same, bit for bit, so that they are run once.
+Scouts of three widths and of three depths, each at every rate, from the labels and from a teacher that all share, with
+AdamW as it stands and with rates that go with the size of the model (`distill.scaling.MaximalUpdate`). Where rates are
+tuned both are the same, bit for bit, so that this size is run once.
 
     python -m distill.sweep experiments/transfer.py --workers 1
     python -m experiments.transfer_results --run runs/transfer      # tables and docs/transfer.png
@@ -11,17 +11,46 @@ Cost and result: experiments/README.md. For an accelerator, up to the mini famil
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
 
 from distill import AdamW, Experiment, Learner, MaximalUpdate, Stage, Trained, WarmupCosine
 from distill.sweep import shrunk
 from experiments.herd import BEHEMOTH
 from models.config import SCOUT_PICO, Config, interleave
 
-WIDTHS, DEPTHS, RATES = (64, 128, 256), (4, 8, 16), (3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2)
 TUNED = MaximalUpdate(width=64, layers=4)
+RATES = (2e-3, 5e-3, 1.2e-2, 3e-2)
 ARMS = {"plain": None, "scaled": TUNED}
+SIZES = {"width": ((64, 4), (128, 4), (256, 4)), "depth": ((64, 8), (64, 16))}
+LOSSES = {"width": ("hard", "distilled"), "depth": ("hard",)}
+
+
+@dataclass(frozen=True)
+class Dialled:
+    """AdamW at `peak` times its rate. The factor lies in its state, so that all peaks are one compiled step."""
+
+    optimizer: AdamW
+    peak: float
+
+    def build(self, steps: int) -> optax.GradientTransformation:
+        """The transformation, its learning rate laid over `steps` steps."""
+        inner = self.optimizer.build(steps)
+
+        def init(params: PyTree) -> Any:
+            return jnp.float32(self.peak), inner.init(params)
+
+        def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
+            moved, kept = inner.update(updates, state[1], params)
+            return jax.tree.map(lambda x: state[0] * x, moved), (state[0], kept)
+
+        return optax.GradientTransformation(init, update)
 
 
 def scout(width: int, layers: int) -> Config:
@@ -32,26 +61,28 @@ def scout(width: int, layers: int) -> Config:
     )  # fmt: skip
 
 
-def learner(width: int, layers: int, rate: float, scaling: MaximalUpdate | None) -> Learner:
-    """A Scout at this rate; named by its size, so that it is drawn alike at every rate and in every arm."""
-    optimizer = AdamW(rate=WarmupCosine(peak=rate), scaling=scaling)
-    return Learner(name=f"{width}x{layers}", model=scout(width, layers), optimizer=optimizer)
+def trials() -> Iterator[tuple[str, str, int, int]]:
+    """Kind of comparison, arm, width and layers: the tuned size in the plain arm alone."""
+    sizes = [(kind, width, layers) for kind, found in SIZES.items() for width, layers in found]
+    for kind, width, layers in sizes:
+        new = (width, layers) != (TUNED.width, TUNED.layers)
+        yield from ((kind, arm, width, layers) for arm in ARMS if new or arm == "plain")
 
 
-def learners(kind: str, arm: str, rate: float) -> tuple[Learner, ...]:
-    """Every width, or every depth, at one rate; the tuned size but once, with the widths of the plain arm."""
-    sizes = [(width, 4) for width in WIDTHS] if kind == "width" else [(64, layers) for layers in DEPTHS]
-    known = [] if (kind, arm) == ("width", "plain") else [(TUNED.width, TUNED.layers)]
-    return tuple(learner(*size, rate, ARMS[arm]) for size in sizes if size not in known)
-
-
-def experiment(kind: str, arm: str, rate: float, folder: Path) -> Experiment:
-    """The learners of a rate, side by side; the depths from labels alone, for time."""
+def experiment(kind: str, arm: str, width: int, layers: int, folder: Path) -> Experiment:
+    """A model at every rate, a stage each, from the same initial weights on the same batches."""
     teacher = Trained(name="behemoth", run=str(folder / "teacher"), stage="teach", learner="behemoth")
-    common = {"learners": learners(kind, arm, rate), "steps": 150, "length": 64, "stream": 1, "save_every": 150}
-    stages = (Stage(name="hard", **common), Stage(name="distilled", teacher="behemoth", **common))
-    name = f"{kind}-{arm}-{1e3 * rate:g}"
-    return Experiment(name=name, stages=stages if kind == "width" else stages[:1], given=(teacher,), held_out=32)
+    name, model = f"{width}x{layers}", scout(width, layers)
+
+    def stage(loss: str, rate: float) -> Stage:
+        optimizer = Dialled(AdamW(rate=WarmupCosine(peak=1.0), scaling=ARMS[arm]), rate)
+        return Stage(
+            name=f"{loss}-{1e3 * rate:g}", learners=(Learner(name=name, model=model, optimizer=optimizer),),
+            teacher="behemoth" if loss == "distilled" else None, steps=100, length=64, stream=1, save_every=100,
+        )  # fmt: skip
+
+    stages = tuple(stage(loss, rate) for loss in LOSSES[kind] for rate in RATES)
+    return Experiment(name=f"{kind}-{arm}-{name}", stages=stages, given=(teacher,), held_out=32)
 
 
 def prepare(folder: Path, tiny: bool) -> Iterator[Experiment]:
@@ -61,6 +92,5 @@ def prepare(folder: Path, tiny: bool) -> Iterator[Experiment]:
 
 
 def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
-    """Both arms at every rate, widths first."""
-    kinds = [(kind, arm, rate) for kind in ("width", "depth") for rate in RATES for arm in ARMS]
-    yield from shrunk((experiment(*one, folder) for one in kinds), tiny)
+    """Every size in both arms."""
+    yield from shrunk((experiment(*one, folder) for one in trials()), tiny)

@@ -13,21 +13,38 @@ from pathlib import Path
 
 from distill import AdamW, Experiment, Learner, Stage, Trained, WarmupCosine
 from distill.sweep import shrunk
-from experiments.transfer import ARMS, RATES, TUNED
-from models.config import BEHEMOTH_NANO, SCOUT_MINI, SCOUT_NANO, SCOUT_PICO
+from experiments.transfer import ARMS, RATES, TUNED, Dialled
+from models.config import BEHEMOTH_NANO, SCOUT_MINI, SCOUT_NANO, SCOUT_PICO, Config
 from models.llama4 import Execution
 
-FAMILY = tuple(replace(one, vocab=272, chunk=64, experts=16) for one in (SCOUT_PICO, SCOUT_NANO, SCOUT_MINI))
+FAMILY = tuple(replace(one, vocab=272, chunk=64) for one in (SCOUT_PICO, SCOUT_NANO, SCOUT_MINI))
 TEACHER = Learner(
     name="behemoth", model=replace(BEHEMOTH_NANO, vocab=272), optimizer=AdamW(rate=WarmupCosine(peak=1e-3, warmup=0.05))
 )
 
 
-def learners(arm: str, rate: float) -> tuple[Learner, ...]:
-    """Every size at one rate; the tuned one with the plain arm alone."""
-    sizes = FAMILY if arm == "plain" else FAMILY[1:]
-    optimizer = AdamW(rate=WarmupCosine(peak=rate), scaling=ARMS[arm])
-    return tuple(Learner(name=f"{one.width}x{one.layers}", model=one, optimizer=optimizer) for one in sizes)
+def trials() -> Iterator[tuple[str, Config]]:
+    """Arm and size: the tuned size in the plain arm alone."""
+    for model in FAMILY:
+        new = (model.width, model.layers) != (TUNED.width, TUNED.layers)
+        yield from ((arm, model) for arm in ARMS if new or arm == "plain")
+
+
+def experiment(arm: str, model: Config, folder: Path) -> Experiment:
+    """A model at every rate, a stage each, from the labels and from the teacher."""
+    teacher = Trained(name="behemoth", run=str(folder / "teacher"), stage="teach", learner="behemoth")
+    name = f"{model.width}x{model.layers}"
+
+    def stage(loss: str, rate: float) -> Stage:
+        optimizer = Dialled(AdamW(rate=WarmupCosine(peak=1.0), scaling=ARMS[arm]), rate)
+        return Stage(
+            name=f"{loss}-{1e3 * rate:g}", learners=(Learner(name=name, model=model, optimizer=optimizer),),
+            teacher="behemoth" if loss == "distilled" else None, steps=600, rows=32, length=256, stream=1,
+        )  # fmt: skip
+
+    stages = tuple(stage(loss, rate) for loss in ("hard", "distilled") for rate in RATES)
+    execution = Execution(dtype="bfloat16")
+    return Experiment(name=f"family-{arm}-{name}", stages=stages, given=(teacher,), execution=execution)
 
 
 def prepare(folder: Path, tiny: bool) -> Iterator[Experiment]:
@@ -37,15 +54,5 @@ def prepare(folder: Path, tiny: bool) -> Iterator[Experiment]:
 
 
 def sweep(folder: Path, tiny: bool) -> Iterator[Experiment]:
-    """Both arms at every rate, from labels and from the teacher."""
-    assert (TUNED.width, TUNED.layers) == (FAMILY[0].width, FAMILY[0].layers)
-    teacher = Trained(name="behemoth", run=str(folder / "teacher"), stage="teach", learner="behemoth")
-
-    def experiment(arm: str, rate: float) -> Experiment:
-        common = {"learners": learners(arm, rate), "steps": 600, "rows": 32, "length": 256, "stream": 1}
-        stages = (Stage(name="hard", **common), Stage(name="distilled", teacher="behemoth", **common))
-        return Experiment(
-            name=f"family-{arm}-{1e3 * rate:g}", stages=stages, given=(teacher,), execution=Execution(dtype="bfloat16")
-        )
-
-    yield from shrunk((experiment(arm, rate) for rate in RATES for arm in ARMS), tiny)
+    """Every size in both arms."""
+    yield from shrunk((experiment(*one, folder) for one in trials()), tiny)

@@ -18,7 +18,7 @@ from experiments.transfer import TUNED
 
 HERE = Path(__file__).parent
 TABLE, FIGURE = HERE / "results" / "transfer.csv", HERE.parent / "docs" / "transfer.png"
-FIELDS: tuple[str, ...] = ("kind", "arm", "stage", "size", "rate", "seed", "cross_entropy")
+FIELDS: tuple[str, ...] = ("kind", "arm", "loss", "size", "rate", "seed", "cross_entropy")
 BASE = f"{TUNED.width}x{TUNED.layers}"
 """the size at which both arms are one"""
 Curve = dict[float, float]
@@ -27,7 +27,7 @@ Curve = dict[float, float]
 
 @dataclass(frozen=True)
 class Results:
-    """A curve for every size, by kind (width or depth), arm and stage."""
+    """A curve for every size, by kind (width or depth), arm and loss."""
 
     curves: Mapping[tuple[str, str, str], Mapping[str, Curve]]
 
@@ -42,7 +42,7 @@ class Results:
         every = {(row["kind"], row["arm"]) for row in rows}
         for row in rows:
             for kind, arm in every if row["size"] == BASE else [(row["kind"], row["arm"])]:
-                curve = found.setdefault((kind, arm, row["stage"]), {}).setdefault(row["size"], {})
+                curve = found.setdefault((kind, arm, row["loss"]), {}).setdefault(row["size"], {})
                 curve.setdefault(float(row["rate"]), []).append(float(row["cross_entropy"]))
         if not found:
             raise ValueError("the table has no rows; run the sweep, then take it up with --run")
@@ -78,12 +78,12 @@ def best(curve: Curve) -> float:
 
 
 def take_up(folder: Path) -> list[dict[str, str]]:
-    """The rows of a sweep: one for every learner of every stage."""
+    """The rows of a sweep: one for every stage of every trial."""
     rows = []
     for line in (folder / "trials.jsonl").read_text().splitlines():
         row = json.loads(line)
-        kind, arm, rate = row["trial"].split("-")
-        values = (kind, arm, row["stage"], row["name"], float(rate) / 1e3, row["seed"], round(row["cross_entropy"], 4))
+        (kind, arm, size), (loss, rate) = row["trial"].split("-"), row["stage"].split("-")
+        values = (kind, arm, loss, size, float(rate) / 1e3, row["seed"], round(row["cross_entropy"], 4))
         rows.append({field: str(value) for field, value in zip(FIELDS, values, strict=True)})
     return sorted(rows, key=lambda row: [row[field] for field in FIELDS])
 
@@ -111,14 +111,14 @@ def draw(results: Results, checks: Mapping[int, list[dict[str, float]]]) -> Any:
 
     from distill.figures import HUES, STYLE
 
-    columns = sorted({(kind, stage) for kind, _, stage in results.curves}, reverse=True)
+    columns = sorted({(kind, loss) for kind, _, loss in results.curves}, reverse=True)
     with matplotlib.rc_context({**STYLE, "axes.grid.axis": "both"}):
         figure = Figure(figsize=(3.0 * (len(columns) + 1), 6.0), layout="constrained")
         panels = figure.subplots(2, len(columns) + 1, sharex="col", sharey="col")
         for row, arm in zip(panels, ("plain", "scaled"), strict=True):
-            for panel, (kind, stage) in zip(row, columns, strict=False):
-                _curves(panel, results.curves[kind, arm, stage])
-                panel.set_title(f"{arm}: {kind}, {stage}")
+            for panel, (kind, loss) in zip(row, columns, strict=False):
+                _curves(panel, results.curves[kind, arm, loss])
+                panel.set_title(f"{arm}: {kind}, {loss}")
             check = row[-1]
             for hue, name in zip(HUES[1:], coordinates.SEEN, strict=False):
                 values = [both[arm == "scaled"][name] for both in checks.values()]

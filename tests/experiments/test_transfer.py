@@ -2,27 +2,39 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
+from distill import AdamW, WarmupCosine
 from experiments import transfer
 from experiments.transfer_results import Results, best, tabulate, take_up
 
 
 def row(kind, arm, size, rate, value):
     return {
-        "kind": kind, "arm": arm, "stage": "hard", "size": size, "rate": str(rate), "seed": "0",
+        "kind": kind, "arm": arm, "loss": "hard", "size": size, "rate": str(rate), "seed": "0",
         "cross_entropy": str(value),
     }  # fmt: skip
 
 
 def test_the_tuned_size_is_run_once_for_both_arms():
-    names = {
-        (kind, arm): [one.name for one in transfer.learners(kind, arm, 6e-3)]
-        for kind in ("width", "depth") for arm in ("plain", "scaled")
-    }  # fmt: skip
-    assert names["width", "plain"] == ["64x4", "128x4", "256x4"]
-    assert names["width", "scaled"] == ["128x4", "256x4"]
-    assert names["depth", "plain"] == names["depth", "scaled"] == ["64x8", "64x16"]
+    tried = [*transfer.trials()]
+    assert [arm for _, arm, *size in tried if size == [64, 4]] == ["plain"]
+    assert [arm for _, arm, *size in tried if size == [256, 4]] == ["plain", "scaled"]
+    assert [arm for _, arm, *size in tried if size == [64, 16]] == ["plain", "scaled"]
+
+
+def test_a_dialled_optimizer_is_one_of_that_rate():
+    def moved(optimizer):
+        params = {"w": nnx.Param(jnp.ones((3, 2)), axes=("v", "d"))}
+        tx = optimizer.build(4)
+        return tx.update(jax.tree.map(jnp.sin, params), tx.init(params), params)[0]["w"][...]
+
+    dialled = moved(transfer.Dialled(AdamW(rate=WarmupCosine(peak=1.0)), 0.25))
+    np.testing.assert_allclose(dialled, moved(AdamW(rate=WarmupCosine(peak=0.25))), rtol=1e-6)
 
 
 def test_the_best_rate_lies_where_a_parabola_in_its_logarithm_is_least():
@@ -42,7 +54,7 @@ def test_the_tuned_size_stands_in_every_comparison_and_what_diverged_in_none():
 
 
 def test_a_sweep_is_taken_up_by_kind_arm_size_and_rate(tmp_path):
-    found = {"trial": "depth-scaled-12", "stage": "hard", "name": "64x8", "seed": 1, "cross_entropy": 2.34567}
+    found = {"trial": "depth-scaled-64x8", "stage": "hard-12", "name": "64x8", "seed": 1, "cross_entropy": 2.34567}
     (tmp_path / "trials.jsonl").write_text(json.dumps(found) + "\n")
     taken = row("depth", "scaled", "64x8", 0.012, 2.3457) | {"seed": "1"}
     assert take_up(tmp_path) == [taken]
