@@ -1,13 +1,15 @@
-"""Coordinate check: is what a few steps change in a model as large at every width?
+"""Coordinate check: is what a few steps change in a model as large at every width and depth?
 
-    python -m experiments.coordinates       # a minute or two; the table in experiments/README.md
+    python -m experiments.coordinates       # two CPU-minutes; the tables in experiments/README.md
 
 Where it grows with the width, a rate that suits a narrow model is too high for a wide one; where it vanishes, parts of
-the wide one stop learning. Text is drawn from a chain that is easy to learn a little of.
+the wide one stop learning; depth likewise. Text is drawn from a chain that is easy to learn a little of.
 """
 
+import csv
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +22,8 @@ from distill import AdamW, MaximalUpdate, WarmupCosine
 from models.config import SCOUT_PICO, Config, Layer
 from models.llama4 import Llama4
 
+TABLE = Path(__file__).parent / "results" / "coordinates.csv"
+ARMS = ("plain", "scaled")
 SEEN = ("stream", "routers", "logits")
 """what is looked at: the stream after the last layer, what routers say, what the head says"""
 
@@ -81,16 +85,23 @@ def arms(rate: float, width: int, layers: int) -> tuple[AdamW, AdamW]:
 
 
 def main(
-    widths: tuple[int, ...] = (32, 64, 128, 256, 512), rate: float = 6e-3, base: int = 64
-) -> dict[int, list[dict[str, float]]]:
-    """Prints and returns how far each width moves, with AdamW as it stands and scaled from the width `base`."""
-    print("| width |" + "".join(f" {arm} {name} |" for arm in ("plain", "scaled") for name in SEEN))
-    print("|---" * (1 + 2 * len(SEEN)) + "|")
-    found = {}
-    for width in widths:
-        found[width] = changes(scout(width), arms(rate, base, 2))
-        print(f"| {width} |" + "".join(f" {one[name]:.3f} |" for one in found[width] for name in SEEN), flush=True)
-    return found
+    widths: tuple[int, ...] = (32, 64, 128, 256, 512), depths: tuple[int, ...] = (2, 4, 8, 16), rate: float = 6e-3
+) -> None:
+    """Prints, and writes into results/coordinates.csv, how far each width and each depth moves in both arms.
+
+    Widths have 2 layers, depths are 64 wide; settings count as tuned at 64 and 2.
+    """
+    both, rows = arms(rate, 64, 2), []
+    for kind, sizes in {"width": widths, "depth": depths}.items():
+        print(f"\n| {kind} |" + "".join(f" {arm} {name} |" for arm in ARMS for name in SEEN))
+        print("|---" * (1 + len(ARMS) * len(SEEN)) + "|")
+        for size in sizes:
+            found = changes(scout(size) if kind == "width" else scout(64, size), both)
+            print(f"| {size} |" + "".join(f" {one[name]:.3f} |" for one in found for name in SEEN), flush=True)
+            values = zip(ARMS, found, strict=True)
+            rows += [(kind, size, arm, name, f"{one[name]:.3f}") for arm, one in values for name in SEEN]
+    with TABLE.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("kind", "size", "arm", "what", "moved"), *rows])
 
 
 if __name__ == "__main__":

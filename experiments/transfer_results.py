@@ -104,34 +104,49 @@ def tabulate(results: Results) -> str:
     return text
 
 
-def draw(results: Results, checks: Mapping[int, list[dict[str, float]]]) -> Any:
-    """Loss against rate, a line a size, a column for each comparison; the coordinate check last; arms one under one."""
+def draw(results: Results, moved: Iterable[Mapping[str, str]]) -> Any:
+    """Loss against rate, a line a size, a column for each comparison; the coordinate check last; arms one under one.
+
+    Args:
+        results: of the sweep.
+        moved: rows of the coordinate check.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
-    from distill.figures import HUES, STYLE
+    from distill.figures import STYLE
 
     columns = sorted({(kind, loss) for kind, _, loss in results.curves}, reverse=True)
     with matplotlib.rc_context({**STYLE, "axes.grid.axis": "both"}):
         figure = Figure(figsize=(3.0 * (len(columns) + 1), 6.0), layout="constrained")
         panels = figure.subplots(2, len(columns) + 1, sharex="col", sharey="col")
-        for row, arm in zip(panels, ("plain", "scaled"), strict=True):
+        checked = [row for row in moved if row["kind"] == "width"]
+        for row, arm in zip(panels, coordinates.ARMS, strict=True):
             for panel, (kind, loss) in zip(row, columns, strict=False):
-                _curves(panel, results.curves[kind, arm, loss])
+                _curves(panel, results.curves.get((kind, arm, loss), {}))
                 panel.set_title(f"{arm}: {kind}, {loss}")
-            check = row[-1]
-            for hue, name in zip(HUES[1:], coordinates.SEEN, strict=False):
-                values = [both[arm == "scaled"][name] for both in checks.values()]
-                check.plot(list(checks), values, "o-", color=hue, label=name, markersize=4)
-            check.set(xscale="log", yscale="log", title=f"{arm}: moved in 4 steps")
-            check.set_xticks(list(checks), [str(width) for width in checks])
-            check.minorticks_off()
-            check.legend()
+            _check(row[-1], [one for one in checked if one["arm"] == arm])
+            row[-1].set_title(f"{arm}: moved in 4 steps")
         for panel in panels[1][:-1]:
             panel.set_xlabel("peak learning rate")
         panels[1][-1].set_xlabel("width")
         figure.supylabel("held-out cross-entropy, nats; right: root mean square", fontsize=9)
     return figure
+
+
+def _check(panel: Any, rows: Iterable[Mapping[str, str]]) -> None:
+    from distill.figures import HUES
+
+    rows = list(rows)
+    for hue, name in zip(HUES[1:], coordinates.SEEN, strict=False):
+        line = {int(row["size"]): float(row["moved"]) for row in rows if row["what"] == name}
+        panel.plot(list(line), list(line.values()), "o-", color=hue, label=name, markersize=4)
+    widths = sorted({int(row["size"]) for row in rows})
+    panel.set(xscale="log", yscale="log")
+    panel.set_xticks(widths, [str(width) for width in widths])
+    panel.set_yticks([0.3, 1, 3, 10], ["0.3", "1", "3", "10"])
+    panel.minorticks_off()
+    panel.legend()
 
 
 def _curves(panel: Any, sizes: Mapping[str, Curve]) -> None:
@@ -141,26 +156,20 @@ def _curves(panel: Any, sizes: Mapping[str, Curve]) -> None:
         least = min(curve, key=curve.__getitem__)
         panel.plot(list(curve), list(curve.values()), "o-", color=hue, label=size, markersize=4)
         panel.plot(least, curve[least], "o", color=hue, markersize=9, fillstyle="none")
-    rates = list(next(iter(sizes.values())))
+    rates = sorted({rate for curve in sizes.values() for rate in curve})
     panel.set_xscale("log")
     panel.set_xticks(rates, [f"{rate:g}" for rate in rates])
     panel.minorticks_off()
     panel.legend(title="width x layers", title_fontsize=8)
 
 
-def main(
-    run: Path | None = None,
-    table: Path = TABLE,
-    figure: Path = FIGURE,
-    widths: tuple[int, ...] = (32, 64, 128, 256, 512),
-) -> None:
+def main(run: Path | None = None, table: Path = TABLE, figure: Path = FIGURE) -> None:
     """Prints the table and draws the figure.
 
     Args:
         run: the folder of a sweep to take up first.
         table: where its rows are kept.
         figure: where to draw.
-        widths: of the coordinate check.
     """
     from distill.figures import save
 
@@ -172,7 +181,7 @@ def main(
             written.writerows(take_up(run))
     results = Results.of(csv.DictReader(table.open()))
     print(tabulate(results))
-    save(draw(results, coordinates.main(widths)), figure, dpi=110)
+    save(draw(results, csv.DictReader(coordinates.TABLE.open())), figure, dpi=110)
     print(f"figure: {figure}")
 
 
