@@ -10,6 +10,7 @@ from distill.preference.stage import Preference
 from distill.rl.stage import Reinforcement
 from distill.rollout import FromTeacher, OnPolicy
 from distill.run import load_run
+from distill.scaling import MaximalUpdate
 from distill.stage import Learner, Stage
 from distill.trained import load_weights
 
@@ -19,6 +20,7 @@ __all__ = [
     "FromTeacher",
     "Given",
     "Learner",
+    "MaximalUpdate",
     "Mesh",
     "Muon",
     "OnPolicy",

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jaxtyping import Array, Float, PyTree
 from optax import contrib
+
+from distill.letters import by_axes
+from distill.scaling import MaximalUpdate
 
 
 @dataclass(frozen=True)
@@ -65,23 +66,9 @@ class Optimizer(Protocol):
         ...
 
 
-def _axes(leaf: Any) -> tuple[str, ...]:
-    return tuple(leaf.get_metadata().get("axes", ())) if isinstance(leaf, nnx.Variable) else ()
-
-
-def _by_axes(params: PyTree, choose: Callable[[tuple[str, ...], int], Any]) -> PyTree:
-    """A tree like `params` with `choose(letters, rank)` at every leaf; letters tell a stacked vector from a matrix."""
-    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
-
-    def one(leaf: Any) -> Any:
-        return jax.tree.map(lambda array: choose(_axes(leaf), jnp.ndim(array)), leaf)
-
-    return jax.tree.map(one, params, is_leaf=is_variable)
-
-
 def decayed(params: PyTree) -> PyTree:
     """True where weight decay applies: matrices, not norm scales, however many layers are stacked in front of them."""
-    return _by_axes(params, lambda axes, rank: len(axes) > 1)
+    return by_axes(params, lambda axes, rank: len(axes) > 1)
 
 
 def _on_steps(rate: Rate, steps: int) -> Callable[..., Float[Array, ""]]:
@@ -101,13 +88,15 @@ class AdamW:
     """decoupled decay of matrices, per unit of learning rate"""
     clip: float = 1.0
     """largest global gradient norm"""
+    scaling: MaximalUpdate | None = None
+    """the size at which rate, decay and eps were tuned, if they are to hold at another; None: they are as they stand"""
 
     def build(self, steps: int) -> optax.GradientTransformation:
         """The transformation, its learning rate laid over `steps` steps."""
         adamw = optax.adamw(
             _on_steps(self.rate, steps), self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=decayed
         )
-        return optax.chain(optax.clip_by_global_norm(self.clip), adamw)
+        return optax.chain(optax.clip_by_global_norm(self.clip), self.scaling(adamw) if self.scaling else adamw)
 
 
 def muon_dimensions(params: PyTree) -> PyTree:
@@ -125,7 +114,7 @@ def muon_dimensions(params: PyTree) -> PyTree:
         read = 2 if axes[:2] == ("h", "c") else 1  # output projections read [h, c] together
         return contrib.MuonDimensionNumbers(reduction_axis=tuple(weight[:read]), output_axis=tuple(weight[read:]))
 
-    return _by_axes(params, choose)
+    return by_axes(params, choose)
 
 
 @dataclass(frozen=True)
