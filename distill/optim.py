@@ -90,13 +90,34 @@ class AdamW:
     """largest global gradient norm"""
     scaling: MaximalUpdate | None = None
     """the size at which rate, decay and eps were tuned, if they are to hold at another; None: they are as they stand"""
+    moments: str = "float32"
+    """dtype in which both moments are kept between steps; "bfloat16" halves their memory and rounds each to 8 bits"""
+
+    def __post_init__(self) -> None:
+        if self.moments not in ("float32", "bfloat16"):
+            raise ValueError(f'AdamW(moments="{self.moments}") must be "float32" or "bfloat16"')
 
     def build(self, steps: int) -> optax.GradientTransformation:
         """The transformation, its learning rate laid over `steps` steps."""
         adamw = optax.adamw(
             _on_steps(self.rate, steps), self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=decayed
         )
+        adamw = adamw if self.moments == "float32" else _kept_in(adamw, self.moments)
         return optax.chain(optax.clip_by_global_norm(self.clip), self.scaling(adamw) if self.scaling else adamw)
+
+
+def _kept_in(transformation: optax.GradientTransformation, dtype: str) -> optax.GradientTransformation:
+    """The same, computed in float32 from a state that is kept in `dtype`."""
+
+    def held(state: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, state)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+        wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.dtype(dtype) else x, state)
+        updates, wide = transformation.update(updates, wide, params)
+        return updates, held(wide)
+
+    return optax.GradientTransformation(lambda params: held(transformation.init(params)), update)
 
 
 def muon_dimensions(params: PyTree) -> PyTree:

@@ -51,7 +51,7 @@ def programs(experiment: Experiment, stage: Stage, devices: Sequence[Any]) -> tu
         abstract(one, stage.steps, home, stage.averages(one), experiment.inside(stage, one)) for one in stage.learners
     )
     step = Step(stage.learners, stage.steps, execution, (), stage.beside, stage.average)
-    jitted = jax.jit(step, donate_argnums=0)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(meshes.kept(home, states), None))
     rows = dataclasses.replace(batch, heard=None)
     return (
         *found,

@@ -73,7 +73,7 @@ def placed(shapes: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,
-        meshes.shardings(mesh, shapes),
+        meshes.formats(mesh, shapes),
     )
 
 

@@ -53,7 +53,8 @@ def _learning(experiment: Experiment, stage: Reinforcement, home: jax.sharding.M
         said = array((*batch.tokens.shape, model.width), execution.dtype, meshes.rows(home, 1))
         batch = dataclasses.replace(batch, heard=said)
         heard = {"teacher's head": voice.head, HEARD: said}
-    step = jax.jit(Step((learner,), stage.optimizer_steps, execution), donate_argnums=0)
+    one = Step((learner,), stage.optimizer_steps, execution)
+    step = jax.jit(one, donate_argnums=0, out_shardings=(meshes.kept(home, (state,)), None))
     tokens = stage.rows // stage.updates * stage.length
     return Program(
         name=f"{stage.name}: {learner.name} learns",

@@ -1,6 +1,7 @@
 """Learning rates by hand, and which leaf each optimizer treats how."""
 
 import jax
+import optax
 import pytest
 from flax import nnx
 
@@ -58,3 +59,23 @@ def test_muon_builds_a_state_with_momentum_for_matrices_only(model):
     state = jax.eval_shape(Muon().build(10).init, model)
     shapes = [leaf.shape for leaf in jax.tree.leaves(state)]
     assert len(shapes) > 10
+
+
+def test_moments_in_bfloat16_take_half_the_memory_and_move_nearly_alike(model):
+    slopes = jax.tree.map(lambda x: jax.numpy.sin(jax.numpy.arange(x.size, dtype=x.dtype)).reshape(x.shape), model)
+    moved = {}
+    for moments in ("float32", "bfloat16"):
+        tx = AdamW(moments=moments).build(10)
+        state = tx.init(model)
+        for _ in range(3):
+            updates, state = tx.update(slopes, state, model)
+        moved[moments] = updates
+        kept = {leaf.dtype.name for leaf in jax.tree.leaves(state) if leaf.ndim}
+        assert kept == {moments}
+    norm = optax.tree.norm(moved["float32"])
+    assert optax.tree.norm(jax.tree.map(jax.numpy.subtract, *moved.values())) < 0.01 * norm
+
+
+def test_moments_of_another_dtype_are_refused():
+    with pytest.raises(ValueError, match='moments="float16".* must be "float32" or "bfloat16"'):
+        AdamW(moments="float16")

@@ -1,0 +1,17 @@
+"""Does one step of Scout fit 32 v5p chips, with float32 moments and rows of 8192 tokens, one a chip?
+
+python -m distill.plan experiments/pods/scout.py --topology v5p:2x4x4
+"""
+
+from distill import Mesh, Stage, launch
+from experiments.pods.sizes import LENGTH, SCOUT, experiment, student
+
+MESH = Mesh(fsdp=8, expert=4)
+EXPERIMENT = experiment(
+    "scout",
+    Stage(name="scout", learners=(student("scout", SCOUT),), steps=1000, rows=MESH.size, length=LENGTH),
+    mesh=MESH,
+)
+
+if __name__ == "__main__":
+    launch(EXPERIMENT)
