@@ -30,6 +30,7 @@ from models.blockwise import (
     unfold_keys,
 )  # fmt: skip
 from models.flash import Attend
+from models.remat import product
 
 Axis = str | tuple[str, ...]
 """the mesh axes that columns are split over, the first the slowest"""
@@ -127,7 +128,7 @@ class Ring:
         attend: Attend,
         group: int,
     ) -> Float[Array, "b t h c"]:
-        """See Exchange; attend has no say."""
+        """See Across; attend has no say."""
         del attend
         q, k, v, rooms = (swap(x, axis, group) for x in (q, k, v, rooms))
         places = balanced_places(q.shape[1], axis, group)
@@ -171,7 +172,7 @@ def _forward(
     # The last keys are sent to nobody.
     (running, keys), _ = lax.scan(turn, (begin(queries.heads), keys), length=group - 1)
     heads, norms = finish(gather_blocks(running, queries, keys))
-    y = unfold(heads, q)
+    y, norms = product(unfold(heads, q)), product(norms)
     return y, (q, k, v, rooms, places, y, norms)
 
 

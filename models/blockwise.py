@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from models.layers import contract
+from models.remat import product
 
 T = TypeVar("T")
 
@@ -80,7 +81,7 @@ def _forward(
         fold_keys(k, v, theirs, jnp.arange(k.shape[1]), block),
     )
     heads, norms = finish(gather_blocks(begin(queries.heads), queries, keys))
-    y = unfold(heads, q)
+    y, norms = product(unfold(heads, q)), product(norms)
     return y, (q, k, v, rooms, theirs, places, y, norms)
 
 

@@ -30,9 +30,9 @@ import numpy as np  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
+from models.across import Gather, Ring  # noqa: E402
 from models.attention import attend_chunk, attend_document  # noqa: E402
 from models.context import attend_chunk_split, attend_document_split  # noqa: E402
-from models.exchange import Gather, Ring  # noqa: E402
 from models.flash import Splash  # noqa: E402
 from models.layout import Layout  # noqa: E402
 
@@ -91,14 +91,14 @@ def main() -> None:
         return
     devices = topologies.get_topology_desc(platform="tpu", topology_name=asked.topology).devices
     one, every = (Mesh(np.array(devices[:n]), ("context",)) for n in (1, len(devices)))
-    documents, chunks = partial(attend_document_split, exchange=Gather()), partial(attend_chunk_split, chunk=T)
+    documents, chunks = partial(attend_document_split, across=Gather()), partial(attend_chunk_split, chunk=T)
     cases = {
         "whole rows, one document": (whole(attend_document, True), one),
         "whole rows, packed": (whole(attend_document, False), one),
         "whole rows, packed, chunks of 2048": (whole(partial(attend_chunk, chunk=2048), False), one),
         "split, NoPE, gathered": (split(documents, False, every), every),
-        "split, NoPE, gathered in 8 parts": (split(partial(documents, exchange=Gather(parts=8)), False, every), every),
-        "split, NoPE, ring": (split(partial(documents, exchange=Ring(block=1024)), False, every), every),
+        "split, NoPE, gathered in 8 parts": (split(partial(documents, across=Gather(parts=8)), False, every), every),
+        "split, NoPE, ring": (split(partial(documents, across=Ring(block=1024)), False, every), every),
         "split, a chunk a slice, one document": (split(chunks, True, every), every),
         "split, a chunk a slice, packed": (split(chunks, False, every), every),
         "split, a chunk two slices, one document": (split(partial(chunks, chunk=2 * T), True, every), every),
