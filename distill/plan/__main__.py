@@ -26,6 +26,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--stage", help="name of the stage; the last one if not given")
     parser.add_argument("--tokens", type=float, help="budget of tokens; those of the stage's steps if not given")
     parser.add_argument("--json", type=Path, help="write everything into this file")
+    parser.add_argument("--keep", type=Path, help="write the texts of the compiled programs into this folder")
     parser.add_argument(
         "--search", action="store_true", help="where it does not fit, look for the nearest mesh that does"
     )
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     from distill.plan.plan import plan
     from distill.plan.report import show
 
-    told = plan(experiment, given.stage, topology, rates, given.tokens)
+    told = plan(experiment, given.stage, topology, rates, given.tokens, keep=given.keep)
     if given.search and not told["fits"]:
         from distill.plan.search import nearest
 

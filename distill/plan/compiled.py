@@ -4,6 +4,7 @@ import re
 import resource
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from distill.plan.hlo import Module
 from distill.plan.programs import Program
@@ -57,8 +58,13 @@ class Compiled:
     """bytes that this process had at its fullest"""
 
 
-def compile_program(program: Program) -> Compiled:
-    """Traces and compiles it. A refusal for want of memory takes seconds, and is an answer."""
+def compile_program(program: Program, keep: Path | None = None) -> Compiled:
+    """Traces and compiles it. A refusal for want of memory takes seconds, and is an answer.
+
+    Args:
+      program: which.
+      keep: a folder for the text of what the compiler made of it; None: it is not kept.
+    """
     start, used = time.perf_counter(), time.process_time()
     lowered = program.lower()
     traced = time.perf_counter()
@@ -78,7 +84,11 @@ def compile_program(program: Program) -> Compiled:
             peak=found.peak_memory_in_bytes, code=found.generated_code_size_in_bytes,
             host=found.host_argument_size_in_bytes + found.host_temp_size_in_bytes,
         )  # fmt: skip
-        module = Module.parse(executable.as_text() or "")
+        text = executable.as_text() or ""
+        module = Module.parse(text)
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            (keep / f"{re.sub('[^a-z0-9]+', '_', program.name.lower())}.txt").write_text(text)
         costs = executable.cost_analysis() or {}
         flops = float(costs["flops"]) if costs.get("flops", 0) > 0 else None
     seconds = {"trace": traced - start, "compile": time.perf_counter() - traced, "cpu": time.process_time() - used}

@@ -153,13 +153,27 @@ class Module:
         noted = TRIPS.search(loop.attributes)
         if noted:
             return int(noted.group(1))
-        condition = self.computations[dict(loop.called())["condition"]]
-        found = self._compared(condition)
+        called = dict(loop.called())
+        found = self._compared(self.computations[called["condition"]])
         if found is None:
             return None
         place, limit = found
-        start = _constant(where, where.instructions[loop.operands[0]].operands, place)
-        return max(limit - (start or 0), 0)
+        start = _constant(where, where.instructions[loop.operands[0]].operands, place) or 0
+        return max(-(-(limit - start) // self._stride(self.computations[called["body"]], place)), 0)
+
+    def _stride(self, body: Computation, place: int) -> int:
+        """By how much a turn advances the number at a place of the loop's tuple; 1 where that cannot be seen."""
+        if body.root.opcode != "tuple":
+            return 1
+        one = _origin(body, body.root.operands[place])
+        if one is not None and one.opcode == "fusion":
+            inner = self.computations[dict(one.called())["calls"]]
+            body, one = inner, _origin(inner, inner.root.name)
+        if one is None or one.opcode != "add":
+            return 1
+        steps = [_origin(body, name) for name in one.operands]
+        known = [int(step.literal) for step in steps if step is not None and step.opcode == "constant"]
+        return known[0] if known and known[0] > 0 else 1
 
     def _compared(self, condition: Computation) -> tuple[int, int] | None:
         """Of `i < n`, the place of i in the loop's tuple, and n."""
@@ -179,10 +193,16 @@ class Module:
 
 
 def _constant(where: Computation, parts: tuple[str, ...], place: int) -> int | None:
-    one = where.instructions[parts[place]] if place < len(parts) else None
+    one = _origin(where, parts[place]) if place < len(parts) else None
+    return int(one.literal) if one is not None and one.opcode == "constant" and one.literal.isdigit() else None
+
+
+def _origin(where: Computation, name: str) -> Instruction | None:
+    """The instruction of this name, or the one that it is a copy of."""
+    one = where.instructions.get(name)
     while one is not None and one.opcode in ("copy", "bitcast", "convert") and one.operands:
         one = where.instructions.get(one.operands[0])
-    return int(one.literal) if one is not None and one.opcode == "constant" and one.literal.isdigit() else None
+    return one
 
 
 def _instruction(line: str) -> Instruction | None:

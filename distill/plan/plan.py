@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from distill.experiment import Experiment
@@ -32,9 +33,9 @@ class Planned:
     step: Step | None
 
     @staticmethod
-    def of(program: Program, beside: float, topology: Topology, rates: Rates) -> "Planned":
+    def of(program: Program, beside: float, topology: Topology, rates: Rates, keep: Path | None) -> "Planned":
         """Compiles it."""
-        compiled = compile_program(program)
+        compiled = compile_program(program, keep)
         blank = Planned(
             program=program,
             compiled=compiled,
@@ -124,6 +125,7 @@ def plan(
     rates: Rates,
     tokens: float | None = None,
     devices: Sequence[Any] | None = None,
+    keep: Path | None = None,
 ) -> dict[str, Any]:
     """All of a stage, in plain values: what `--json` writes and the report shows.
 
@@ -134,10 +136,11 @@ def plan(
       rates: what is assumed of it.
       tokens: of the learners, for which chips and hours are told; None: those of the stage's own steps.
       devices: to compile for; None: those of the topology.
+      keep: a folder for the texts of the compiled programs; None: they are not kept.
     """
     chosen = find_stage(experiment, stage)
     found = programs(experiment, chosen, topology.devices() if devices is None else devices)
-    planned = [Planned.of(one, memory.beside(one, found), topology, rates) for one in found]
+    planned = [Planned.of(one, memory.beside(one, found), topology, rates, keep) for one in found]
     steps = [(one.program, one.step) for one in planned if one.step is not None]
     told: dict[str, Any] = {
         "experiment": experiment.name,

@@ -1,12 +1,12 @@
 """Programs: what an experiment runs on its devices over and over, as functions of shapes, dtypes and shardings."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import PyTree
 
 from distill import mesh as meshes
@@ -100,20 +100,16 @@ def array(shape: Sequence[int], dtype: Any, place: jax.sharding.NamedSharding) -
 
 def bytes_of(tree: PyTree) -> float:
     """That the arrays of a tree take on one device, by their shardings; padding aside."""
-    return float(sum(_bytes(leaf) for leaf in jax.tree.leaves(tree)))
+    return float(sum(_bytes(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree)))
 
 
-def _bytes(leaf: Any) -> float:
-    shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding is not None else leaf.shape
-    size = 1
-    for n in shape:
-        size *= n
-    if str(leaf.dtype).startswith("key<"):
-        return size * 8.0
-    bits = 4 if str(leaf.dtype) in ("int4", "uint4") else 8 * leaf.dtype.itemsize
-    return size * bits / 8
+def whole_bytes(tree: PyTree) -> float:
+    """That they take on all devices together, nothing of them twice."""
+    return float(sum(_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)))
 
 
-def is_param(leaf: object) -> bool:
-    """Whether a leaf is a parameter or what is like one."""
-    return isinstance(leaf, nnx.Variable)
+def _bytes(shape: tuple[int, ...], dtype: Any) -> float:
+    if str(dtype).startswith("key<"):
+        return math.prod(shape) * 8.0
+    bits = 4 if str(dtype) in ("int4", "uint4") else 8 * dtype.itemsize
+    return math.prod(shape) * bits / 8

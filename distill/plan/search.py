@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from distill.experiment import Experiment
 from distill.mesh import Mesh
 from distill.plan.plan import find_stage, programs
-from distill.plan.programs import bytes_of
+from distill.plan.programs import bytes_of, whole_bytes
 from distill.plan.topology import Topology
 
 TRIES = 12
@@ -48,10 +48,12 @@ def nearest(
       limit: seconds of processor that a compile may take.
     """
     tried: list[Tried] = []
-    compiled = 0
+    compiled, least = 0, _least(experiment, stage, topology)
     for mesh in likest(experiment.mesh, topology.chips * topology.chip.devices):
         if compiled == TRIES:
             break
+        if least / mesh.size > topology.memory:  # however it is cut
+            continue
         one = _by_arguments(experiment, stage, mesh, topology)
         if one is None:
             continue
@@ -63,7 +65,13 @@ def nearest(
         if one.outcome == "fits":
             break
     found = next((one for one in tried if one.outcome == "fits"), None)
-    told = f"nothing of {len(tried)} meshes that were tried fits" if found is None else f"nearest: {_said(found.mesh)}"
+    if found is None:
+        told = (
+            f"none of {len(tried)} meshes that were tried fits; arguments and gradients alone are "
+            f"{least / 1e9:,.0f} GB, for which {math.ceil(least / topology.memory)} devices have the memory"
+        )
+    else:
+        told = f"nearest: {_said(found.mesh)}"
     return {"told": told, "mesh": found and found.mesh, "tried": [dataclasses.asdict(one) for one in tried]}
 
 
@@ -101,6 +109,16 @@ def _factors(size: int, count: int) -> Iterator[tuple[int, ...]]:
         yield from itertools.chain((one, *rest) for rest in _factors(size // one, count - 1))
 
 
+def _least(experiment: Experiment, stage: str | None, topology: Topology) -> float:
+    """Bytes of arguments and gradients of the learners' program, on all devices together."""
+    found = programs(experiment, find_stage(experiment, stage), topology.devices())
+    return max(_needed(one.held, whole_bytes) for one in found if one.role == "learners")
+
+
+def _needed(held: dict[str, Any], size: Callable[[Any], float]) -> float:
+    return sum(size(tree) * (2 if name.endswith((": parameters", ": head")) else 1) for name, tree in held.items())
+
+
 def _by_arguments(experiment: Experiment, stage: str | None, mesh: Mesh, topology: Topology) -> Tried | None:
     """Without a compiler: None for a mesh that the experiment refuses, an outcome where arguments are too large."""
     start = time.monotonic()
@@ -109,10 +127,7 @@ def _by_arguments(experiment: Experiment, stage: str | None, mesh: Mesh, topolog
         found = programs(changed, find_stage(changed, stage), topology.devices())
     except ValueError:
         return None
-    needed = max(
-        sum(bytes_of(tree) * (2 if name.endswith((": parameters", ": head")) else 1) for name, tree in one.held.items())
-        for one in found
-    )
+    needed = max(_needed(one.held, bytes_of) for one in found)
     outcome = "" if needed <= topology.memory else "too large by its arguments and gradients alone"
     return Tried(mesh=_sizes(mesh), outcome=outcome, bytes=needed, seconds=time.monotonic() - start)
 

@@ -56,6 +56,12 @@ def test_a_loop_that_starts_later_turns_less_often():
     assert module.once["body"] == 1.0
 
 
+def test_a_loop_that_takes_two_at_a_time_turns_half_as_often():
+    """As that of a product which sends its weights around while it is made."""
+    module = Module.parse(LOOP.replace("LIMIT", "%n").replace("%one = s32[] constant(1)", "%one = s32[] constant(2)"))
+    assert module.runs["body"] == 2.0
+
+
 def test_a_loop_whose_end_only_the_run_knows_turns_once_and_is_told():
     module = Module.parse(LOOP.replace("LIMIT", "%i"))
     assert module.unknown == ("loop",) and module.runs["body"] == 1.0
