@@ -7,11 +7,13 @@ JAX's CPU client makes an exception of programs with collectives, and runs those
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+from einops import rearrange
 from jaxtyping import Array, Float
 
 from distill import mesh as meshes
@@ -47,7 +49,6 @@ class Far:
                 f"a teacher lives apart within one process, and there are {jax.process_count()}; leave teacher_on out"
             )
         self._teacher, self._own, self._home = teacher, own, home
-        self._ask = {places: jax.jit(ask, out_shardings=meshes.rows(own, places)) for places, ask in _ASKED.items()}
 
     def head(self, dtype: Any) -> Float[Array, "d v"]:
         """A copy of the teacher's head on the learners' mesh."""
@@ -58,9 +59,12 @@ class Far:
     def hear(self, batch: Batch) -> Batch:
         """The batch with the teacher's hidden states of it. Returns at once; nothing here waits for the devices."""
         leading = batch.tokens.ndim - 2
-        there = jax.device_put(batch, meshes.rows(self._own, leading))
-        hidden = self._ask[leading](self._teacher, there)
-        return dataclasses.replace(batch, heard=jax.device_put(hidden, meshes.rows(self._home, leading)))
+        asking = asked(self._own, batch.tokens.shape[:-1])
+        hidden = asking.ask(self._teacher, jax.device_put(batch, asking.batch))
+        here = jax.device_put(hidden, meshes.rows(self._home, leading if asking.by_parts else 0))
+        if not asking.by_parts:
+            here = _apart(len(batch.tokens), meshes.rows(self._home, 1))(here)
+        return dataclasses.replace(batch, heard=here)
 
 
 def _ask_one(teacher: LiveTeacher, batch: Batch) -> Float[Array, "b t d"]:
@@ -73,8 +77,37 @@ def _ask_many(teacher: LiveTeacher, batch: Batch) -> Float[Array, "a b t d"]:
     return jax.lax.map(lambda part: _ask_one(teacher, part), batch)
 
 
-_ASKED = {0: _ask_one, 1: _ask_many}
-"""by the number of dimensions before [b, t]"""
+def _ask_whole(teacher: LiveTeacher, batch: Batch, rows: jax.sharding.NamedSharding) -> Float[Array, "n t d"]:
+    # Of a row of every micro-batch after the other: so each of the learners' devices gets its own rows, and no others.
+    flat = jax.tree.map(lambda x: rearrange(x, "a b ... -> (b a) ..."), batch)
+    return _ask_one(teacher, jax.lax.with_sharding_constraint(flat, rows))
+
+
+@dataclass(frozen=True)
+class Asking:
+    """The program by which a teacher on its own mesh is asked of a batch, and how the batch lies for it."""
+
+    ask: Callable[[LiveTeacher, Batch], Array]
+    batch: jax.sharding.NamedSharding
+    by_parts: bool
+    """one micro-batch after the other; else all rows at once, [(b a) t d], where a micro-batch has too few for it"""
+
+
+@functools.cache
+def asked(own: jax.sharding.Mesh, rows: tuple[int, ...]) -> Asking:
+    """How a teacher is asked of [b] or [a b] rows."""
+    leading = len(rows) - 1
+    if not leading or rows[1] % meshes.parts(own) == 0:
+        place = meshes.rows(own, leading)
+        return Asking(jax.jit((_ask_one, _ask_many)[leading], out_shardings=place), place, by_parts=True)
+    place = meshes.rows(own)
+    ask = jax.jit(functools.partial(_ask_whole, rows=place), out_shardings=place)
+    return Asking(ask, jax.sharding.NamedSharding(own, jax.sharding.PartitionSpec()), by_parts=False)
+
+
+@functools.cache
+def _apart(parts: int, place: jax.sharding.NamedSharding) -> Callable[[Array], Array]:
+    return jax.jit(lambda x: rearrange(x, "(b a) t d -> a b t d", a=parts), out_shardings=place)
 
 
 class Feed:

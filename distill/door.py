@@ -150,7 +150,7 @@ def _check_held(stage: Stage, mesh: Mesh) -> None:
     if stage.beside:
         raise ValueError(f"{asked}, and {stage.teacher!r} learns beside its students; leave them out")
     if stage.teacher_on is not None:
-        stage.teacher_on.check_rows(stage.rows // stage.accumulate)
+        stage.teacher_on.check_rows(stage.rows)  # of all micro-batches: it may take them at once
         try:
             stage.teacher_on.check_apart(mesh)
         except ValueError as error:

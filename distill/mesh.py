@@ -114,7 +114,7 @@ class Mesh:
 
     def check_rows(self, rows: int) -> None:
         """Refuse a batch whose rows do not divide over the mesh."""
-        parts = self.data * self.fsdp * self.expert
+        parts = math.prod(self.shape[: len(RULES["b"])])
         if rows % parts:
             raise ValueError(
                 f"{rows} rows a batch do not divide over {self} ({parts} parts of rows); use a multiple of {parts}"
@@ -220,6 +220,11 @@ def kept(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
 def laid(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
     """Arrays that came from elsewhere, as a state is kept."""
     return jax.device_put(tree, formats(mesh, tree)) if mesh.devices.flat[0].platform == "tpu" else tree
+
+
+def parts(mesh: jax.sharding.Mesh) -> int:
+    """How many parts the rows of a batch are cut into."""
+    return math.prod(mesh.shape[axis] for axis in RULES["b"])
 
 
 def rows(mesh: jax.sharding.Mesh, leading: int = 0) -> NamedSharding:

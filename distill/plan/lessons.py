@@ -104,19 +104,21 @@ def _teacher(experiment: Experiment, stage: Stage, home: jax.sharding.Mesh) -> T
 
 def _pass(experiment: Experiment, stage: Stage, teacher: LiveTeacher, far: jax.sharding.Mesh) -> Program:
     """The pass of a teacher over a batch, on its own mesh: `distill.apart`."""
+    asking = apart.asked(far, (stage.accumulate, stage.rows // stage.accumulate))
     batch, _ = _batch(stage, far, leading=1)
-    ask = jax.jit(apart._ASKED[1], out_shardings=meshes.rows(far, 1))
+    batch = jax.tree.map(lambda x: array(x.shape, x.dtype, asking.batch), batch)
+    accumulate = stage.accumulate if asking.by_parts else 1
     work = Work(
         model=experiment.model_of(stage.teacher or ""), kind="forward", tokens=stage.rows * stage.length,
-        context=stage.length, execution=teacher.execution, heads=0, parts=stage.accumulate,
+        context=stage.length, execution=teacher.execution, heads=0, parts=accumulate,
     )  # fmt: skip
     return Program(
         name=f"{stage.name}: {stage.teacher} is asked",
         mesh=far,
-        lower=lambda: ask.lower(teacher, batch),
+        lower=lambda: asking.ask.lower(teacher, batch),
         held={"teacher": teacher, "batch": batch},
         work=(work,),
-        accumulate=stage.accumulate,
+        accumulate=accumulate,
         role="teacher",
     )
 

@@ -4,14 +4,12 @@ python -m distill.plan experiments/pods/scout.py --topology v5p:2x4x4
 """
 
 from distill import Mesh, Stage, launch
-from experiments.pods.sizes import LENGTH, SCOUT, experiment, student
+from experiments.pods.sizes import LENGTH, experiment, student
+from models.config import SCOUT
 
 MESH = Mesh(fsdp=8, expert=4)
-EXPERIMENT = experiment(
-    "scout",
-    Stage(name="scout", learners=(student("scout", SCOUT),), steps=1000, rows=MESH.size, length=LENGTH),
-    mesh=MESH,
-)
+STAGE = Stage(name="scout", learners=(student("scout", SCOUT),), steps=1000, rows=MESH.size, length=LENGTH)
+EXPERIMENT = experiment("scout", STAGE, mesh=MESH)
 
 if __name__ == "__main__":
     launch(EXPERIMENT)

@@ -1,0 +1,16 @@
+"""Does one step of Scout fit 16 v5p chips, if both moments are kept in bfloat16?
+
+python -m distill.plan experiments/pods/scout_small_slice.py --topology v5p:2x2x4
+"""
+
+from distill import AdamW, Mesh, Stage, launch
+from experiments.pods.sizes import LENGTH, experiment, student
+from models.config import SCOUT
+
+MESH = Mesh(fsdp=4, expert=4)
+LEARNER = student("scout", SCOUT, optimizer=AdamW(moments="bfloat16"))
+STAGE = Stage(name="scout", learners=(LEARNER,), steps=1000, rows=MESH.size, length=LENGTH)
+EXPERIMENT = experiment("scout_small_slice", STAGE, mesh=MESH)
+
+if __name__ == "__main__":
+    launch(EXPERIMENT)
