@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
@@ -112,7 +113,7 @@ def _kept_in(transformation: optax.GradientTransformation, dtype: str) -> optax.
     def held(state: PyTree) -> PyTree:
         return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, state)
 
-    def update(updates: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
         wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.dtype(dtype) else x, state)
         updates, wide = transformation.update(updates, wide, params)
         return updates, held(wide)
