@@ -28,7 +28,7 @@ from distill.run import Run
 from distill.scribe import find_scribe
 from distill.stage import Stage, Staged
 from distill.state import State, abstract, parts, whole
-from distill.step import Step
+from distill.step import Step, compiled_for
 
 PATIENCE = 3
 """consecutive steps without a finite update after which a run stops"""
@@ -112,7 +112,7 @@ def _advance(
     """The loop itself."""
     loader = stage_loader(room.experiment, stage)
     one = Step(stage.learners, stage.steps, room.execution, loader.domains, stage.beside, stage.average)
-    step = jax.jit(one, donate_argnums=0, out_shardings=(meshes.kept(mesh, states), None))
+    step = compiled_for(one, mesh, states)
     voice = voice_of(room, None if stage.beside else stage)
     teacher = voice.teacher
 

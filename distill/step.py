@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from distill.data.batch import Batch
 from distill.features import compare
-from distill.mesh import split
+from distill.mesh import kept, split
 from distill.stage import Learner
 from distill.state import State, Weights, divided, moving, optimizer
 from distill.teacher import LiveTeacher, Teacher, listen
@@ -140,8 +140,8 @@ class Step:
         moved = dataclasses.replace(
             state, weights=Weights(model, bias), opt=opt, memory=memory, average=average, projection=projection
         )
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
-        after = dataclasses.replace(kept, step=state.step + 1, skipped=jnp.where(finite, 0, state.skipped + 1))
+        taken = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
+        after = dataclasses.replace(taken, step=state.step + 1, skipped=jnp.where(finite, 0, state.skipped + 1))
         metrics = slope.metrics | _health(slope.load) | {"grad_norm": _one(norm), "skipped": _one(after.skipped)}
         return after, {f"{learner.name}/{name}": tally for name, tally in metrics.items()}
 
@@ -153,6 +153,11 @@ class Step:
         assert self.average is not None
         share = (self.average + 1.0) / (step + 1.0 + self.average)
         return jax.tree.map(lambda old, new: old + share * (new - old), average, model)
+
+
+def compiled_for(step: Step, mesh: jax.sharding.Mesh, states: tuple[State, ...]) -> Any:
+    """The step as a stage runs it: jitted, its states (or their shapes) used up and given back where they lie."""
+    return jax.jit(step, donate_argnums=0, out_shardings=(kept(mesh, states), None))
 
 
 def accumulate(slopes: Callable[[Batch], PyTree], batch: Batch) -> PyTree:

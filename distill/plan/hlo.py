@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,7 +14,10 @@ ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+|c\d+|f8\w+)\[([\d,]*)\]")
 CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 NAME = re.compile(r"%([\w.\-]+)")
+END = re.compile(r'\}(, execution_thread="\w+")?$')
 TRIPS = re.compile(r'known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)')
+AGAIN = ("-done", "-update")
+"""ends of the names of what names again what its start runs"""
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,13 @@ class Module:
         """
         computations: dict[str, Computation] = {}
         entry, here = None, None
-        for line in text.splitlines():
+        for line in _lines(text):
             if here is None:
                 head = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
                 if head:
                     here = computations[head.group(2)] = Computation(head.group(2))
                     entry = here.name if head.group(1) else entry
-            elif line.startswith("}"):
+            elif END.match(line):
                 here = None
             else:
                 one = _instruction(line)
@@ -115,27 +118,21 @@ class Module:
     @cached_property
     def runs(self) -> dict[str, float]:
         """How often each computation runs when the program runs once; of branches each counts as if it were taken."""
-        times = dict.fromkeys(self.computations, 0.0)
-        times[self.entry] = 1.0
-        for name in reversed(self.computations):  # whoever is called is written before whoever calls
-            for one in self.computations[name].instructions.values():
-                if one.opcode in ("async-done", "async-update"):
-                    continue  # names again what its start runs
-                turns = self.trips(self.computations[name], one) or 1 if one.opcode == "while" else 1
-                for role, called in one.called():
-                    times[called] += times[name] * (turns if role in ("body", "condition") else 1)
-        return times
+        return self._count(lambda where, one: self.trips(where, one) or 1)
 
     @cached_property
     def once(self) -> dict[str, float]:
         """The same where a loop's body counts once, as the compiler's own costs have it."""
+        return self._count(lambda where, one: 1)
+
+    def _count(self, trips: Callable[[Computation, Instruction], int]) -> dict[str, float]:
         times = dict.fromkeys(self.computations, 0.0)
         times[self.entry] = 1.0
-        for name in reversed(self.computations):
+        for name in reversed(self.computations):  # whoever is called is written before whoever calls
             for one in self.computations[name].instructions.values():
-                if one.opcode not in ("async-done", "async-update"):
-                    for _, called in one.called():
-                        times[called] += times[name]
+                turns = trips(self.computations[name], one) if one.opcode == "while" else 1
+                for role, called in () if one.opcode.endswith(AGAIN) else one.called():
+                    times[called] += times[name] * (turns if role in ("body", "condition") else 1)
         return times
 
     @property
@@ -203,6 +200,19 @@ def _origin(where: Computation, name: str) -> Instruction | None:
     while one is not None and one.opcode in ("copy", "bitcast", "convert") and one.operands:
         one = where.instructions.get(one.operands[0])
     return one
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Its lines, each whole: what is noted of a kernel may have line breaks of its own."""
+    whole = ""
+    for line in text.splitlines():
+        if whole and not (END.match(line) or line.startswith(("  ", "%", "ENTRY "))):
+            whole += line
+            continue
+        if whole:
+            yield whole
+        whole = line.rstrip()
+    yield whole
 
 
 def _instruction(line: str) -> Instruction | None:

@@ -16,7 +16,7 @@ from distill.experiment import Experiment
 from distill.plan.programs import Program, Work, array, bytes_of, heard_weights, on
 from distill.stage import Learner, Stage, Staged
 from distill.state import State, Weights, abstract
-from distill.step import Step
+from distill.step import Step, compiled_for
 from distill.stored import Store
 from distill.targets import Form
 from distill.teacher import Council, HeardTeacher, LiveTeacher, Silent, StoredTeacher, Teacher
@@ -51,7 +51,7 @@ def programs(experiment: Experiment, stage: Stage, devices: Sequence[Any]) -> tu
         abstract(one, stage.steps, home, stage.averages(one), experiment.inside(stage, one)) for one in stage.learners
     )
     step = Step(stage.learners, stage.steps, execution, (), stage.beside, stage.average)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(meshes.kept(home, states), None))
+    jitted = compiled_for(step, home, states)
     rows = dataclasses.replace(batch, heard=None)
     return (
         *found,

@@ -168,9 +168,9 @@ def plan(
 
 def _used(planned: Sequence[Planned]) -> int:
     """Devices of all meshes together; programs of one mesh share them."""
-    used = {device.id for one in planned for device in one.program.mesh.devices.flat}
-    more = sum(one.program.mesh.size * (one.program.copies - 1) for one in planned)
-    return len(used) + more
+    copies = {frozenset(device.id for device in one.program.mesh.devices.flat): one.program.copies for one in planned}
+    used = frozenset[int]().union(*copies)
+    return len(used) + sum(len(mesh) * (more - 1) for mesh, more in copies.items())
 
 
 def _balance(planned: Sequence[Planned], rates: Rates) -> dict[str, Any] | None:

@@ -73,6 +73,30 @@ def test_bytes_are_those_of_the_elements():
     assert where.bytes(("t",)) == 36.0
 
 
+def test_notes_of_a_kernel_may_have_lines_of_their_own():
+    """As the text of a program with splash attention has them: one of the lines begins with a bracket that closes."""
+    noted = (
+        'custom-call(%x), custom_call_target="tpu_custom_call", kernel_metadata={\n"a":"b"\n}}, '
+        'metadata={op_name="splash"}'
+    )
+    text = LOOP.replace("LIMIT", "%n").replace("get-tuple-element(%p), index=1", noted)
+    module = Module.parse(text)
+    assert module.computations["body"].instructions["x"].source == "splash"
+    assert module.computations["body"].root.name == "out" and module.runs["body"] == 4.0
+
+
+def test_what_another_kind_of_core_runs_is_read_too_and_once():
+    """As a TPU's scatters are, on its sparse cores."""
+    aside = '%aside (y: f32[8]) -> f32[8] {\n  ROOT %y = f32[8]{0} parameter(0)\n}, execution_thread="sparsecore"\n\n'
+    calls = (
+        "  %s = ((f32[8]{0}), f32[8]{0}) call-start(%x), to_apply=%aside\n"
+        "  %d = f32[8]{0} call-done(%s), to_apply=%aside\n"
+    )
+    text = LOOP.replace("LIMIT", "%n").replace("ENTRY", aside + "ENTRY")
+    module = Module.parse(text.replace("  %start = s32[] constant(3)\n", calls + "  %start = s32[] constant(3)\n"))
+    assert module.runs["aside"] == 1.0 and module.runs["body"] == 4.0
+
+
 def test_what_has_no_entry_is_refused():
     with pytest.raises(ValueError, match="this is no HLO: it has no ENTRY computation, and begins with 'module @jit"):
         Module.parse("module @jit_f {}")
