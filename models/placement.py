@@ -52,7 +52,7 @@ class Placement:
         for place, letter in enumerate(letters, start=len(shape) - len(letters)):
             cut: tuple[str, ...] = ()
             for axis in () if letter in without else self.axes(letter):
-                if axis not in taken and shape[place] % self._product((*cut, axis)) == 0:
+                if axis not in taken and shape[place] % (self._product((*cut, axis)) * self._least) == 0:
                     cut = (*cut, axis)
             taken |= set(cut)
             spec[place] = cut or None
@@ -117,6 +117,11 @@ class Placement:
         specs = Spec(None, width), Spec(rows, columns)
         call = jax.shard_map(find, mesh=self.mesh, in_specs=specs, out_specs=Spec(rows, columns), check_vma=False)
         return call(table, ids)
+
+    @property
+    def _least(self) -> int:
+        """Parts are whole numbers of this: a TPU's tiles are 8 rows, and it gathers thinner parts by adding them up."""
+        return 8 if self.platform == "tpu" else 1
 
     def _product(self, axes: tuple[str, ...]) -> int:
         size = 1
