@@ -51,8 +51,9 @@ class Placement:
         taken: set[str] = set()
         for place, letter in enumerate(letters, start=len(shape) - len(letters)):
             cut: tuple[str, ...] = ()
+            least = self._tile if letter in self.stored else 1
             for axis in () if letter in without else self.axes(letter):
-                if axis not in taken and shape[place] % (self._product((*cut, axis)) * self._least) == 0:
+                if axis not in taken and shape[place] % (self._product((*cut, axis)) * least) == 0:
                     cut = (*cut, axis)
             taken |= set(cut)
             spec[place] = cut or None
@@ -119,8 +120,8 @@ class Placement:
         return call(table, ids)
 
     @property
-    def _least(self) -> int:
-        """Parts are whole numbers of this: a TPU's tiles are 8 rows, and it gathers thinner parts by adding them up."""
+    def _tile(self) -> int:
+        """Rows of which parts of a weight are whole numbers: a TPU gathers thinner ones by adding them up."""
         return 8 if self.platform == "tpu" else 1
 
     def _product(self, axes: tuple[str, ...]) -> int:
