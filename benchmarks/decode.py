@@ -32,8 +32,9 @@ from models.cache import Cache, extend
 from models.config import SCOUT_PICO, Config
 from models.execution import Execution
 from models.llama4 import Llama4
+from models.moe import steady
 from models.request import Request
-from models.sampler import Sampler, steady
+from models.sampler import Sampler
 
 PARTS = ("generate", "refill", "context")
 BARS = {"pico": 2.0, "dense": 1.3, "mixture": 1.3}
@@ -142,7 +143,7 @@ def _decode_at(config: Config, context: int) -> Callable[[], jax.Array]:
     """Thirty-two greedy tokens in each of four rows that end at `context`; what was read before is zeros."""
     config = replace(config, chunk=256, max_positions=context)
     model = jax.jit(lambda: Llama4(config, jax.random.key(0)))()
-    execution = Execution(dispatch=steady())
+    execution = Execution(dispatch=steady(jax.default_backend()))
 
     @partial(jax.jit, donate_argnums=1)
     def run(model: Llama4, cache: Cache) -> tuple[Cache, jax.Array]:

@@ -30,10 +30,10 @@ from jaxtyping import Array, Float
 from benchmarks.timing import alternate
 from benchmarks.training import trainer
 from distill import Experiment, Stage
+from distill.capture import Capture
 from distill.data.batch import Batch
 from distill.reading import put
 from distill.rows import Rows, stored_batches
-from distill.store import Capture
 from distill.stored import Store
 from distill.targets import Form
 from distill.teacher import LiveTeacher, StoredTeacher

@@ -20,11 +20,11 @@ from typing import Any
 from jaxtyping import Array, Int
 
 from distill import Experiment, Learner, Stage, Trained
+from distill.capture import Capture
 from distill.launch import run_experiment
 from distill.process import settle
 from distill.state import Weights
 from distill.statistics import paired
-from distill.store import Capture
 from distill.stored import Store
 from distill.targets import Form
 from experiments.herd import BEHEMOTH, SCOUT

@@ -12,12 +12,10 @@ from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from models.blocks import Blocks
 from models.cache import Cache, extend
-from models.dispatch import Dispatch
 from models.execution import Execution
 from models.llama4 import Llama4
-from models.moe import suited
+from models.moe import steady
 from models.ready import Weights, make_ready
 from models.request import Completion, Request, stack_images
 from models.sampling import Sampling
@@ -148,18 +146,8 @@ class Sampler:
         return config.periods * config.moe_per_period if self.routes else 0, config.top_k
 
     def _steady(self) -> Execution:
-        dispatch = steady() if self.execution.dispatch is None else self.execution.dispatch
+        dispatch = steady(self.execution.platform) if self.execution.dispatch is None else self.execution.dispatch
         return replace(self.execution, dispatch=dispatch)
-
-
-def steady() -> Dispatch:
-    """A dispatch in which the answer to a token does not depend, in any bit, on the other tokens.
-
-    On a CPU that is the loop alone, whose blocks are all of one shape. Elsewhere it is the backend's usual one, which
-    was not examined.
-    """
-    platform = jax.default_backend()
-    return Blocks(first=0, rows=8) if platform == "cpu" else suited(platform)
 
 
 _start = jax.jit(Slots.create, static_argnums=(0, 1, 2, 3))

@@ -43,7 +43,7 @@ def record(number: int, row: int) -> bytes:
 
 
 def write(store: Store, process: int) -> None:
-    """Writes what is missing of a process's part, as `distill.store.Capture` does."""
+    """Writes what is missing of a process's part, as `distill.capture.Capture` does."""
     share = ABOUT.rows // ABOUT.processes
     with store.writing(ABOUT, process):
         done = {one.number for one in store.shards(process)}

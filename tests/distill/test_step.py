@@ -70,9 +70,9 @@ def test_twins_of_one_name_start_equal_and_names_differ():
     assert not np.allclose(twin.weights.model.head[...], other.weights.model.head[...])
 
 
-@pytest.mark.parametrize("mesh", [Mesh(data=8), Mesh(fsdp=8), Mesh(data=2, fsdp=4)])
-def test_a_mesh_of_eight_devices_equals_one(voice, mesh):
-    one = learner(router=RouterHealth(balance=0.01, z=1e-3, bias_rate=0.01))
+def test_two_steps_of_adam_on_eight_devices_equal_those_on_one(voice):
+    """Of every other shape of a mesh: test_mesh_equality.py."""
+    one, mesh = learner(router=RouterHealth(balance=0.01, z=1e-3, bias_rate=0.01)), Mesh(data=2, fsdp=4)
     batches = [batch(0), batch(1)]
     single, metrics = take([one], states(one), voice, batches, Mesh())
     many, split = take([one], states(one, mesh=mesh), teacher(mesh=mesh), batches, mesh)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from distill import Mesh, load_weights, rows, store, stored, targets
+from distill.capture import Capture
 from distill.ceiling import Ceiling
 from distill.checkpoint import Checkpoints
 from distill.data.source import Folder
@@ -20,7 +21,7 @@ from distill.hold import Rounded
 from distill.items import named_leaves
 from distill.launch import run_experiment
 from distill.metrics import Metrics
-from distill.reading import stage_batches
+from distill.reading import stage_batches, stage_loader
 from distill.rollout import OnPolicy
 from distill.room import Room
 from distill.rows import Rows, stored_batches
@@ -54,7 +55,7 @@ def asked(text, form=FORM, seed=3, shard=2, **changes):
     distil = stage(learner(model=BYTES), name="distil", teacher="teacher", steps=6, rows=4, stream=1)
     one = experiment(stages=(teach, distil), corpus=Folder(str(text)), **changes)
     weights = create(teach.learners[0], 1, Mesh().build(), seed).weights
-    return store.Capture(one, distil, name_of(weights), weights, form, shard)
+    return Capture(one, distil, name_of(weights), weights, form, shard)
 
 
 def name_of(weights):
@@ -85,7 +86,7 @@ def assert_same(one, other):
 def test_a_batch_of_the_store_is_the_batch_and_what_the_teacher_says_of_it(text, whole):
     capture = asked(text)
     live = LiveTeacher(capture.weights, Execution())
-    batches = store.stage_loader(capture.experiment, capture.stage).batches(capture.experiment.corpus)
+    batches = stage_loader(capture.experiment, capture.stage).batches(capture.experiment.corpus)
     for found in map(on_device, stored_batches(Rows(Store(whole)), 4)):
         want = on_device(next(batches))
         for name in ("tokens", "labels", "mask", "segments", "positions"):
@@ -508,7 +509,7 @@ def trained(text, tmp_path_factory):
     one = two_stages(text)
     run_experiment(one, base / "live", quiet=True)
     weights = load_weights(base / "live", "teach", "teacher")
-    store.Capture(one, one.stages[1], name_of(weights), weights, FORM).run(Store(base / "store"), quiet=True)
+    Capture(one, one.stages[1], name_of(weights), weights, FORM).run(Store(base / "store"), quiet=True)
     return base
 
 

@@ -12,8 +12,9 @@ from models.cache import Cache, extend
 from models.config import Config, Layer, Tempering
 from models.execution import Execution
 from models.llama4 import Llama4
+from models.moe import steady
 from models.request import Request
-from models.sampler import Sampler, steady
+from models.sampler import Sampler
 from models.sampling import Sampling
 from models.tower import VISION_PICO
 
@@ -153,7 +154,7 @@ def test_no_token_is_routed_elsewhere_in_decoding_than_in_training():
         def read(held, token):
             layout = held.place(jnp.ones(1, jnp.int32), 1)
             x = model.read(token[:, None], layout, Execution())
-            _, held, routing, _ = extend(model, x, layout, held, execution=Execution(dispatch=steady()))
+            _, held, routing, _ = extend(model, x, layout, held, execution=Execution(dispatch=steady("cpu")))
             return held, routing.counts
 
         return jax.lax.scan(read, Cache.create(TOY, 1, 40), tokens.T)[1]
