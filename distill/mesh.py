@@ -31,6 +31,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "h": ("tensor",),  # heads, and the hidden channels of feed-forwards, are computed in parts and added up
     "k": ("tensor",),
     "f": ("tensor",),
+    "s": ("context", "expert"),  # the columns of a cache; experts answer for few tokens then, and have room
     "d": ("fsdp", "expert", "context"),  # weights are cut along the model width and gathered where they are used
     "w": ("fsdp", "expert", "context"),  # those of the vision tower along its own width
     "a": ("fsdp", "expert", "context"),  # and those of its adapter
@@ -153,6 +154,11 @@ def placement(mesh: jax.sharding.Mesh) -> Placement:
     return Placement(mesh, tuple(RULES.items()), STORED)
 
 
+def resting(mesh: jax.sharding.Mesh) -> Placement:
+    """The rules for decoding: no weight is cut to be gathered, as a token would wait for all of them."""
+    return Placement(mesh, tuple((letter, axes) for letter, axes in RULES.items() if letter not in STORED), ())
+
+
 def executed(execution: Execution, mesh: jax.sharding.Mesh) -> Execution:
     """How a model is run on a mesh; one device needs no placement."""
     return execution if mesh.size == 1 else replace(execution, placement=placement(mesh))
@@ -166,13 +172,13 @@ def split(execution: Execution) -> Split | None:
     return Split(place.mesh, rows=place.axes("b"), columns=(*place.axes("t"), *place.axes("h")), width=place.axes("d"))
 
 
-def shardings(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
+def shardings(mesh: jax.sharding.Mesh, tree: PyTree, rules: Placement | None = None) -> PyTree:
     """Shardings of a tree of abstract arrays: parameters, and moments like them, by letter; the rest replicated.
 
     `jax.jit(tx.init)` loses the sharding of optimizer moments; moments keep the parameters' letters, so naming the
     whole tree's shardings and creating it in one jitted call keeps both.
     """
-    rules = placement(mesh)
+    rules = placement(mesh) if rules is None else rules
 
     def place(leaf: object) -> PyTree:
         if isinstance(leaf, nnx.Variable):
@@ -183,13 +189,13 @@ def shardings(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
-def formats(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
+def formats(mesh: jax.sharding.Mesh, tree: PyTree, rules: Placement | None = None) -> PyTree:
     """Shardings of a tree and, on a TPU, the order in which numbers lie: a state is born so, and stays so.
 
     There gate and up of a feed-forward lie one after the other: side by side they were copied before they were read,
     which took as much memory again as the weights.
     """
-    places = shardings(mesh, tree)
+    places = shardings(mesh, tree, rules)
     if mesh.devices.flat[0].platform != "tpu":
         return places
 

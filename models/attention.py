@@ -53,7 +53,8 @@ class Attention(nnx.Module):
         rope: rotary positions within a chunk of the document; otherwise none, over all of it.
         """
         q, k, v = (product(each) for each in self.project(x, rope, layout, rotation))
-        return self.gather(product(see(q, k, v, layout, self.config.chunk if rope else None)))
+        # Kernels name what they gave by themselves.
+        return product(self.gather(see(q, k, v, layout, self.config.chunk if rope else None)))
 
     def project(
         self, x: Float[Array, "b t d"], rope: bool, layout: Layout, rotation: Rotation

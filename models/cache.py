@@ -11,12 +11,13 @@ from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Float, Int
 
 from models.attention import Attention
+from models.cache_split import see_token, split_columns
 from models.config import SCOUT, Config, Layer
 from models.execution import Execution
 from models.layers import Rotation
 from models.layout import Layout
 from models.llama4 import Llama4, Period
-from models.moe import Bias, Dispatch, Routes, Routing, in_order
+from models.moe import Bias, Routes, Routing, in_order
 from models.pairs import attend_by_head
 
 
@@ -105,13 +106,12 @@ def extend(
         routes: the experts that every token went to, by MoE layer in order.
     """
     rotation = Rotation.at(layout.positions, model.config)
-    dispatch = execution.sending()
 
     def step(
         carry: tuple[Array, Cache], each: tuple[Period, Array | Routes | None, Array]
     ) -> tuple[tuple[Array, Cache], tuple[list[Routing], list[Array]]]:
         period, own_bias, i = each
-        return _extend_period(execution.ready(period), i, *carry, layout, rotation, own_bias, dispatch)
+        return _extend_period(execution.ready(period), i, *carry, layout, rotation, own_bias, execution)
 
     # The cache is carried, not scanned over: a token is written where it lies. To be read, a layer's part is still
     # sliced out of the stack; a model of one period, as the sampler makes with `unroll`, has no stack to slice.
@@ -131,15 +131,16 @@ def _extend_period(
     layout: Layout,
     rotation: Rotation,
     bias: Bias,
-    dispatch: Dispatch,
+    execution: Execution,
 ) -> tuple[tuple[Float[Array, "b t d"], Cache], tuple[list[Routing], list[Int[Array, "b t r"]]]]:
     keys, values, routings, routes = list(cache.keys), list(cache.values), [], []
     for j, (layer, block) in enumerate(zip(period.pattern, period.blocks, strict=True)):
         normed = block.attention_norm(x)
-        y, keys[j], values[j] = _see(block.attention, normed, layer.rope, layout, rotation, i, keys[j], values[j])
+        past = i, keys[j], values[j]
+        y, keys[j], values[j] = _see(block.attention, normed, layer.rope, layout, rotation, *past, execution)
         own_bias = bias[len(routings)] if layer.moe and bias is not None else None
         between = x + y
-        x, routing = block.feed(between, layout.valid, own_bias, dispatch)
+        x, routing = block.feed(between, layout.valid, own_bias, execution.sending())
         if routing is not None:
             routings.append(routing)
             routes.append(block.choices(between, own_bias))  # the same product again: the compiler takes it once
@@ -155,9 +156,15 @@ def _see(
     i: Int[Array, ""],
     keys: Float[Array, "p b k s c"],
     values: Float[Array, "p b k s c"],
+    execution: Execution,
 ) -> tuple[Float[Array, "b t d"], Float[Array, "p b k s c"], Float[Array, "p b k s c"]]:
     """Attention of period i over the past and the piece, and the past with the piece in it."""
     q, k, v = attention.project(x, rope, layout, rotation)
+    place = execution.placement
+    if place is not None and x.shape[1] == 1 and split_columns(place, keys.shape):
+        own = layout.positions, layout.valid.astype(jnp.int32)
+        y, keys, values = see_token(place, q, k, v, *own, i, keys, values)
+        return attention.gather(y), keys, values
     rows, where = jnp.arange(x.shape[0])[:, None], _slots(layout, keys.shape[3])
     old_keys, old_values = keys[i], values[i]
     keys = keys.at[i, rows, :, where].set(k, mode="drop")

@@ -140,20 +140,8 @@ def plan(
     """
     chosen = find_stage(experiment, stage)
     found = programs(experiment, chosen, topology.devices() if devices is None else devices)
-    planned = [Planned.of(one, memory.beside(one, found), topology, rates, keep) for one in found]
-    steps = [(one.program, one.step) for one in planned if one.step is not None]
-    told: dict[str, Any] = {
-        "experiment": experiment.name,
-        "stage": chosen.name,
-        "topology": str(topology),
-        "chips": topology.chips,
-        "used_devices": _used(planned),
-        "fits": all(memory.fit(one.program, one.compiled, topology, one.beside)["fits"] for one in planned),
-        "rates": rates.said(topology),
-        "programs": [one.said(topology, rates) for one in planned],
-    }
-    if len(steps) == len(planned):
-        told["total"] = {name: total(steps, share) for name, share in rates.hidden.items()}
+    told, planned = tell(experiment.name, chosen.name, found, topology, rates, keep)
+    if "total" in told:
         per_step = chosen.seen / chosen.steps
         budget = tokens or float(chosen.seen)
         chips = told["used_devices"] / topology.chip.devices
@@ -164,6 +152,27 @@ def plan(
         told["balance"] = _balance(planned, rates)
         told["payload"] = _payload(planned, topology, rates)
     return told
+
+
+def tell(
+    name: str, stage: str, found: Sequence[Program], topology: Topology, rates: Rates, keep: Path | None = None
+) -> tuple[dict[str, Any], list[Planned]]:
+    """Programs compiled, and what that says, in plain values."""
+    planned = [Planned.of(one, memory.beside(one, found), topology, rates, keep) for one in found]
+    steps = [(one.program, one.step) for one in planned if one.step is not None]
+    told: dict[str, Any] = {
+        "experiment": name,
+        "stage": stage,
+        "topology": str(topology),
+        "chips": topology.chips,
+        "used_devices": _used(planned),
+        "fits": all(memory.fit(one.program, one.compiled, topology, one.beside)["fits"] for one in planned),
+        "rates": rates.said(topology),
+        "programs": [one.said(topology, rates) for one in planned],
+    }
+    if len(steps) == len(planned):
+        told["total"] = {name: total(steps, share) for name, share in rates.hidden.items()}
+    return told, planned
 
 
 def _used(planned: Sequence[Planned]) -> int:

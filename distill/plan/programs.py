@@ -15,6 +15,7 @@ from distill.hold import Hold
 from distill.state import Weights, abstract_weights
 from models.config import Config
 from models.execution import Execution
+from models.placement import Placement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +69,12 @@ def on(execution: Execution, mesh: jax.sharding.Mesh) -> Execution:
     return replace(execution, placement=meshes.placement(mesh))
 
 
-def placed(shapes: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
-    """Abstract parameters with the shardings that their letters say."""
+def placed(shapes: PyTree, mesh: jax.sharding.Mesh, rules: Placement | None = None) -> PyTree:
+    """Abstract parameters with the shardings that their letters say, by these rules or the usual ones."""
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,
-        meshes.formats(mesh, shapes),
+        meshes.formats(mesh, shapes, rules),
     )
 
 

@@ -20,13 +20,8 @@ def show(told: Mapping[str, Any], console: Console) -> None:
     console.print(_table("Assumed rates", ("rate", "set to", "is"), _rates(told["rates"])))
     if "total" in told:
         console.print(_table("A step, composed", ("communication hidden", "s a step", "MFU"), _totals(told["total"])))
-        budget = told["budget"]
-        hours = ", ".join(f"{value:,.1f} h ({name} hidden)" for name, value in budget["hours"].items())
-        console.print(
-            f"{budget['tokens']:.4g} tokens are {budget['steps']:,.0f} steps of {budget['tokens_a_step']:,.0f}: on "
-            f"{budget['chips']:,.0f} chips {hours}; "
-            f"{budget['chips'] * budget['hours']['part']:,.0f} chip hours with a part hidden"
-        )
+        if "budget" in told:
+            _budget(told["budget"], console)
         if told.get("balance"):
             _balance(told["balance"], console)
         if told.get("payload"):
@@ -38,6 +33,15 @@ def show(told: Mapping[str, Any], console: Console) -> None:
     console.print(f"[bold]{_verdict(told)}[/]")
     if told.get("nearest") is not None:
         console.print(told["nearest"]["told"])
+
+
+def _budget(budget: Mapping[str, Any], console: Console) -> None:
+    hours = ", ".join(f"{value:,.1f} h ({name} hidden)" for name, value in budget["hours"].items())
+    console.print(
+        f"{budget['tokens']:.4g} tokens are {budget['steps']:,.0f} steps of {budget['tokens_a_step']:,.0f}: on "
+        f"{budget['chips']:,.0f} chips {hours}; "
+        f"{budget['chips'] * budget['hours']['part']:,.0f} chip hours with a part hidden"
+    )
 
 
 def _program(one: Mapping[str, Any], console: Console) -> None:
