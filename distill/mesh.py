@@ -7,6 +7,7 @@ maps a letter to mesh axes; everything else follows from the letters an array ca
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -144,9 +145,16 @@ class Mesh:
 
 def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
     """Devices by mesh axes; on a torus so that the axes lie along its rings."""
-    if devices[0].platform == "tpu" and len(devices) > 1:
+    if devices[0].platform == "tpu" and _is_block(devices):
         return mesh_utils.create_device_mesh(shape, list(devices), allow_split_physical_axes=True)
     return np.asarray(devices).reshape(shape)  # numpy: devices are not an array program
+
+
+def _is_block(devices: Sequence[Any]) -> bool:
+    """Whether chips are a block of the torus; others have no rings to lie along."""
+    places = {tuple(device.coords) for device in devices}
+    sides = [len(set(along)) for along in zip(*places, strict=True)]
+    return len(places) == math.prod(sides) > 1
 
 
 def placement(mesh: jax.sharding.Mesh) -> Placement:

@@ -52,7 +52,7 @@ class Attention(nnx.Module):
 
         rope: rotary positions within a chunk of the document; otherwise none, over all of it.
         """
-        q, k, v = (product(each) for each in self.project(x, rope, layout, rotation))
+        q, k, v = self.project(x, rope, layout, rotation)
         # Kernels name what they gave by themselves.
         return product(self.gather(see(q, k, v, layout, self.config.chunk if rope else None)))
 
@@ -61,9 +61,10 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "b t h c"], Float[Array, "b t k c"], Float[Array, "b t k c"]]:
         """Queries, keys and values, turned, normalised and tempered: what a cache keeps, and what attention needs."""
         config = self.config
-        q = contract("btd,dhc->bthc", x, self.q[...])
-        k = contract("btd,dkc->btkc", x, self.k[...])
-        v = contract("btd,dkc->btkc", x, self.v[...])
+        q, k, v = (
+            product(contract(spec, x, weight[...]).astype(x.dtype)).astype(jnp.float32)
+            for spec, weight in (("btd,dhc->bthc", self.q), ("btd,dkc->btkc", self.k), ("btd,dkc->btkc", self.v))
+        )
         if rope:
             q, k = rotation(q), rotation(k)
             if config.qk_norm:

@@ -1,6 +1,6 @@
 """Scout and Maverick from one pass of a 2T teacher: what does the second student cost, and what does a store save?
 
-python -m distill.plan experiments/pods/herd_from_behemoth.py --topology v5p:8x12x16
+python -m distill.plan experiments/pods/herd_from_behemoth.py --topology v5p:8x8x24
 python -m distill.plan experiments/pods/herd_from_store.py --topology v5p:8x8x8
 """
 
