@@ -1,4 +1,4 @@
-"""Megablox: a dispatch for TPUs. Tokens sorted by expert, then the grouped product that jax brings for them in Pallas."""
+"""Megablox: a dispatch for TPUs. Tokens sorted by expert, then the grouped product of Pallas that jax brings for them."""
 
 from dataclasses import dataclass
 
