@@ -1,4 +1,4 @@
-"""Megablox: a dispatch for TPUs. Tokens sorted by expert, then the grouped product that jax brings for them in Pallas."""
+"""Megablox: a dispatch for TPUs. Tokens sorted by expert, then the grouped product that jax has for them in Pallas."""
 
 from dataclasses import dataclass
 
@@ -62,7 +62,9 @@ class Megablox:
         outputs = only(self._multiply(inner, down, sizes))[place]
         if ids.shape[1] == 1:
             return outputs
-        return jnp.sum(rearrange(outputs.astype(jnp.float32), "(n r) d -> n r d", r=ids.shape[1]), axis=1).astype(x.dtype)
+        return jnp.sum(rearrange(outputs.astype(jnp.float32), "(n r) d -> n r d", r=ids.shape[1]), axis=1).astype(
+            x.dtype
+        )
 
     def _multiply(
         self, rows: Float[Array, "m k"], weights: Float[Array, "e k n"], sizes: Int[Array, " e"]
