@@ -1,4 +1,4 @@
-"""Megablox: a dispatch for TPUs. Tokens sorted by expert, then the grouped product of Pallas that jax brings for them."""
+"""Megablox: a dispatch for TPUs. Tokens sorted by expert, then the grouped product that jax has for them in Pallas."""
 
 from dataclasses import dataclass
 

@@ -13,6 +13,7 @@ from models.capacity import Capacity
 from models.config import Config
 from models.dispatch import Dense, Dispatch, Each, Ragged
 from models.layers import SwiGLU, draw, output_std
+from models.megablox import Megablox
 from models.quantized import Quantized
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Dispatch",
     "Each",
     "Experts",
+    "Megablox",
     "MoE",
     "Ragged",
     "Routes",
@@ -33,8 +35,15 @@ __all__ = [
 
 
 def suited(platform: str) -> Dispatch:
-    """The dispatch that suits a platform ("cpu", "gpu", "tpu"): where backends differ, they differ here."""
-    return Blocks() if platform == "cpu" else Ragged()
+    """The dispatch that suits a platform ("cpu", "gpu", "tpu"): where backends differ, they differ here.
+
+    On a TPU `Megablox`: XLA makes kernels of `Ragged` forward and for the slopes of tokens, but expands the slopes of
+    weights to every expert on every token, six times the FLOPs of Scout's layer (proofs/grouped_tpu.py). On a GPU
+    `Ragged`: XLA expands it as on a CPU, unless it hands it to cuDNN (from openxla/xla 42313 on, with cuDNN 9.22 or
+    newer, and not the slopes of weights); jax has a kernel in Triton behind a switch. No card was at hand: what is
+    best there is for `python -m benchmarks.gpu --only experts` to say.
+    """
+    return {"cpu": Blocks(), "tpu": Megablox()}.get(platform, Ragged())
 
 
 def steady(platform: str) -> Dispatch:

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from models.dispatch import sort_by_expert
-from models.moe import Blocks, Dense, Each, Ragged
+from models.moe import Blocks, Dense, Each, Megablox, Ragged, suited
 
 N, D, F, E = 37, 8, 12, 5
 FAST = {
@@ -206,3 +206,45 @@ def test_blocks_that_hold_nothing_are_refused():
         Blocks(first=-1)
     with pytest.raises(ValueError, match="at least 1 token"):
         Blocks(rows=0)
+
+
+MEGABLOX = Megablox(rows=16, depth=5, width=7, interpret=True)
+"""tiles that neither tokens nor widths are multiples of"""
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+@pytest.fixture(scope="module")
+def megablox():
+    """Value and gradients of one program for all loads: to compile it takes seconds, to run it none."""
+    given = arrays(LOADS["top 2"][:21], 21, r=2)
+    run = value_and_slopes.lower(MEGABLOX, *given).compile(QUICK)
+    return lambda ids: (run(*arrays(ids, 21, r=2)), value_and_slopes(Dense(), *arrays(ids, 21, r=2)))
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        random_ids(21, E, 2),
+        np.full((21, 2), E - 1),
+        np.arange(42).reshape(21, 2) % (E + 1),
+        np.full((21, 2), E),
+        np.where(np.arange(42).reshape(21, 2) < 3, 1, E),
+    ],
+    ids=["random", "all to the last", "some nowhere", "all nowhere", "three somewhere"],
+)
+def test_megablox_equals_the_oracle_in_value_and_in_every_gradient_whatever_lies_in_rows_of_no_expert(megablox, ids):
+    assert_same(*megablox(ids))
+
+
+def test_megablox_refuses_tiles_that_a_tpu_has_no_lanes_for():
+    with pytest.raises(
+        ValueError, match=r"Megablox.depth is 100; it must be a multiple of 128: take 512 rows, 1024 by"
+    ):
+        Megablox(depth=100)
+    with pytest.raises(ValueError, match=r"Megablox.rows is 0; it must be a multiple of 8"):
+        Megablox(rows=0, interpret=True)
+
+
+@pytest.mark.parametrize(("platform", "kind"), [("cpu", Blocks), ("gpu", Ragged), ("tpu", Megablox)])
+def test_every_platform_has_a_dispatch_that_suits_it(platform, kind):
+    assert type(suited(platform)) is kind
