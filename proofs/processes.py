@@ -279,7 +279,7 @@ def stores(root: Path, table: Table) -> None:
         taken.append([rows[number] for number in range(len(rows))])
     exact = all(np.array_equal(a[name], b[name]) for a, b in zip(*taken, strict=True) for name in ("tokens", "labels"))
     table.yes("stores captured by 1 and by 2 processes: the same rows in the same places", exact)
-    worst = max(float(np.max(np.abs(a["logprobs"] - b["logprobs"]))) for a, b in zip(*taken, strict=True))
+    worst = max(float(np.max(np.abs(a["log_probs"] - b["log_probs"]))) for a, b in zip(*taken, strict=True))
     table.close("  largest difference of a log-probability", worst)
     for count in (1, 2):
         train(root / f"read{count}", count, "--stages.1.store", str(root / "store2"), *MESHES[count]).end()
