@@ -33,7 +33,7 @@ from distill import Experiment, Stage
 from distill.capture import Capture
 from distill.data.batch import Batch
 from distill.reading import put
-from distill.rows import Rows, stored_batches
+from distill.rows import Rows, StoredBatches
 from distill.stored import Store
 from distill.targets import Form
 from distill.teacher import LiveTeacher, StoredTeacher
@@ -55,7 +55,7 @@ def reader(store: Store, mesh: jax.sharding.Mesh) -> Callable[[], Any]:
 
     def read() -> Any:
         rows = Rows(store)
-        return [put(batch, 1, mesh).tokens for batch in stored_batches(rows, rows.about.rows)][-1]
+        return [put(batch, 1, mesh).tokens for batch in StoredBatches(rows, rows.about.rows)][-1]
 
     return read
 
@@ -72,7 +72,7 @@ def measure(batches: int, tokens: int, rounds: int, folder: Path) -> str:
     mesh = capture.experiment.mesh.build()
     store = Store(folder / "read")
     capture.run(store, quiet=True)
-    placed = [put(batch, 1, mesh) for batch in stored_batches(Rows(store), capture.stage.rows)]
+    placed = [put(batch, 1, mesh) for batch in StoredBatches(Rows(store), capture.stage.rows)]
     plain = [replace(batch, targets=None) for batch in placed]
     teacher = LiveTeacher(capture.weights, capture.experiment.execution)
     table = alternate(

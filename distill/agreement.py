@@ -8,12 +8,44 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+WORDS = 1000
+"""bytes of what process 0 says to the others"""
+
 
 def gather(value: int) -> list[int]:
     """`value` of every process, in their order."""
     if jax.process_count() == 1:
         return [value]
     return [int(one) for one in multihost_utils.process_allgather(np.uint32(value)).ravel()]
+
+
+class Elsewhere(ValueError):
+    """Process 0 said why it cannot go on; this one only heard of it."""
+
+
+def by_first(do: Callable[[], Any]) -> Any:
+    """What `do` returns in process 0, which alone does it; in the others None, once it is done.
+
+    Raises:
+      Elsewhere: it failed in process 0, which raises what it raised.
+    """
+    if jax.process_count() == 1:
+        return do()
+    result, error = None, None
+    if jax.process_index() == 0:
+        try:
+            result = do()
+        except Exception as caught:
+            error = caught
+    said = "" if error is None else f"{type(error).__name__}: {error}"
+    heard = np.zeros(WORDS, np.uint8)
+    heard[: len(said.encode()[:WORDS])] = np.frombuffer(said.encode()[:WORDS], np.uint8)
+    reason = bytes(np.asarray(multihost_utils.broadcast_one_to_all(heard))).rstrip(b"\0").decode(errors="replace")
+    if error is not None:
+        raise error
+    if reason:
+        raise Elsewhere(f"process 0 cannot go on: {reason}")
+    return result
 
 
 def attempt(read: Callable[[], Any]) -> tuple[Any, str]:

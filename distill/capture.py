@@ -1,4 +1,4 @@
-"""Capture: what the teacher of a stage says of its rows, written to a store, and held against the teacher again."""
+"""What a teacher says of the rows of a stage goes to a store, batch by batch, and is held against it there."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,16 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from distill import mesh as meshes
+from distill.agreement import gather
+from distill.cluster import settled, several
 from distill.data.batch import Batch
 from distill.experiment import Experiment
 from distill.manifest import with_tuples
 from distill.mesh import executed
 from distill.progress import Progress
-from distill.reading import describe_order, put, stage_loader
+from distill.reading import brought, describe_order, held_rows, portion, put, stage_loader
 from distill.rows import Rows
 from distill.stage import Stage
 from distill.state import Weights
-from distill.stored import About, Store
+from distill.stored import About, Shard, Store
 from distill.targets import Form
 from distill.teacher import LiveTeacher
 from losses import Sampled, TopK
@@ -58,16 +61,28 @@ class Capture:
         """Writes what is missing of this process's rows.
 
         Raises:
-            ValueError: the folder is another store or none, or another process writes this part.
+            ValueError: the folder is another store or none, another process writes this part, or devices of this
+                process hold other rows than its part.
         """
+        if several():
+            own, share = held_rows(self.experiment.mesh.build(), self.stage.rows), self.stage.rows // processes
+            if own != [*range(process * share, (process + 1) * share)]:
+                raise ValueError(
+                    f"process {process} of {processes} holds rows {own} of {self.stage.rows}, not the next "
+                    f"{share}; capture with a mesh that gives each process its own rows"
+                )
         with store.writing(self.about(processes), process):
             self._go_on(store, process, processes, quiet)
 
     def _go_on(self, store: Store, process: int, processes: int, quiet: bool) -> None:
         whole, share = {shard.number: shard for shard in store.shards(process)}, self.stage.rows // processes
+        if several():  # they ask together: what one of them lacks is captured anew by all
+            whole = {number: shard for number, shard in whole.items() if number < min(gather(_leading(whole)))}
+        rows = range(process * share, (process + 1) * share)
         loader = stage_loader(self.experiment, self.stage)
-        batches = loader.batches(self.experiment.corpus_of(self.stage), process, processes)
+        batches = portion(self.stage, loader, self.experiment.corpus_of(self.stage), rows)
         done, ask = sum(shard.batches for shard in whole.values()), self.asker()
+        ahead = 0 if several() else rows.start  # several ask about whole batches
         with Progress(self.stage.steps, "capture", done, quiet=quiet) as bar:
             for first in range(0, self.stage.steps, self.shard):
                 shard, last = first // self.shard, min(first + self.shard, self.stage.steps)
@@ -78,7 +93,7 @@ class Capture:
                 records: list[bytes] = []
                 for number in range(first, last):
                     batch = next(batches)
-                    said = ask(batch, number * self.stage.rows + process * share)
+                    said = ask(batch, number * self.stage.rows + ahead)
                     records += [self.form.pack(row) for row in self.form.rows(batch, said)]
                     done += 1
                     bar.update(done, tokens=share * self.stage.length)
@@ -87,9 +102,8 @@ class Capture:
     def asker(self) -> Callable[[Batch, int], TopK | Sampled]:
         """What the teacher says of a host batch: a function of the batch and of the number of its first row."""
         teacher, mesh = self._teacher(), self.experiment.mesh.build()
-        return lambda batch, first: _ask(
-            teacher, put(batch, 1, mesh), jnp.int32(first), form=self.form, seed=self.experiment.seed
-        )
+        said = jax.jit(partial(_ask, form=self.form, seed=self.experiment.seed), out_shardings=meshes.rows(mesh))
+        return lambda batch, first: brought(settled(said(teacher, put(batch, 1, mesh), np.int32(first))))
 
     def _teacher(self) -> LiveTeacher:
         return LiveTeacher(self.weights, executed(self.experiment.execution, self.experiment.mesh.build()))
@@ -123,7 +137,11 @@ class Capture:
         return worst
 
 
-@partial(jax.jit, static_argnames=("form", "seed"))
+def _leading(whole: dict[int, Shard]) -> int:
+    """How many shards are there before the first that is missing."""
+    return next(number for number in range(len(whole) + 1) if number not in whole)
+
+
 def _ask(teacher: LiveTeacher, batch: Batch, first: Array, form: Form, seed: int) -> TopK | Sampled:
     whole = jax.tree.map(lambda x: x[0], batch)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), first + jnp.arange(whole.tokens.shape[0]))

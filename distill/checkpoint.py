@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from distill import manifest as manifests
 from distill.agreement import attempt, gather
+from distill.data.portion import together
 from distill.items import abstract, like, named_items, named_leaves, nested
 from distill.place import absolute, move
 from distill.retention import Preservation, Retention, disk_full
@@ -68,8 +69,10 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        # A save under way waits for all processes, of which one is gone, or about to go.
+        if kind is None or jax.process_count() == 1:
+            self.close()
 
     def steps(self) -> list[int]:
         """The steps of which there is a checkpoint, oldest first; whether they are whole shows in `restore`."""
@@ -120,7 +123,7 @@ class Checkpoints:
         if data is not None:
             from grain.checkpoint import CheckpointSave
 
-            args["data"] = CheckpointSave(data)
+            args["data"] = CheckpointSave(_Place(data.get_state()))
         self._policy.scores[step] = manifest["score"]
         with self._room():
             self._manager.save(step, args=ocp.args.Composite(**args), force=True)
@@ -164,7 +167,8 @@ class Checkpoints:
             if reasons[candidate]:
                 continue
             manifests.check_fits(place, manifest, items)
-            _check_processes(place, manifest, data)
+            if data is not None and not manifest["data"]:
+                raise ValueError(f"{place} does not hold the place in the data; restore without it, or name another")
             arrays, reasons[candidate] = attempt(lambda at=candidate, of=manifest: self._read(at, of, items, data))
             if reasons[candidate]:
                 continue
@@ -208,22 +212,20 @@ class Checkpoints:
         arrays = {item: {name: found[item][name] for name in leaves} for item, leaves in items.items()}
         manifests.check_values(manifest, arrays)
         if data is not None:  # last, so that a damaged checkpoint does not move the iterator
-            file = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
-            state = json.loads((self.folder / str(step) / "data" / file).read_text())
-            if manifests.checksum(state) != manifest["data"][jax.process_index()]:
+            known = manifest["data"]  # one of each process that wrote, however many read
+            files = [self.folder / str(step) / "data" / f"process_{n}-of-{len(known)}.json" for n in range(len(known))]
+            states = [json.loads(file.read_text()) for file in files]
+            if [manifests.checksum(state) for state in states] != known:
                 raise ValueError("the place in the data was changed: its checksum does not match")
-            data.set_state(manifests.with_tuples(state))
+            data.set_state(manifests.with_tuples(together(states)))
         return arrays
 
     def _set_aside(self, reasons: Mapping[int, str], step: int) -> None:
         for bad, reason in reasons.items():
             place, aside = self.folder / str(bad), self.folder / f"{bad}.damaged"
             after = f"; it is now {aside.name}" if self._writable else ""
-            warnings.warn(
-                f"checkpoint {place} is damaged ({reason}): going back to step {step}{after}",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+            told = f"checkpoint {place} is damaged ({reason}): going back to step {step}{after}"
+            warnings.warn(told, RuntimeWarning, stacklevel=3)
             if self._writable and jax.process_index() == 0:
                 move(place, aside)
             self._policy.scores.pop(bad, None)
@@ -247,10 +249,11 @@ class Checkpoints:
             ) from error
 
 
-def _check_processes(place: str, manifest: Mapping[str, Any], data: Any) -> None:
-    writers = len(manifest["data"] or [])
-    if data is not None and writers != jax.process_count():
-        raise ValueError(
-            f"{place} holds the place in the data of {writers} processes, this run has "
-            f"{jax.process_count()}; start as many, or restore without the data"
-        )
+@dataclass(frozen=True)
+class _Place:
+    """The place in the data in the form that grain's checkpoints take of iterators that are not its own."""
+
+    state: Any
+
+    def get_state(self) -> bytes:
+        return self.state if isinstance(self.state, bytes) else json.dumps(self.state, indent=4).encode()

@@ -22,7 +22,7 @@ from distill.data.batch import Batch
 from distill.experiment import Experiment
 from distill.items import named_leaves
 from distill.options import load
-from distill.reading import put, stage_loader
+from distill.reading import portion, put, stage_loader
 from distill.stage import Learner, Stage
 from distill.state import create
 from distill.step import Step
@@ -106,7 +106,8 @@ def norms(experiment: Experiment, stage: Stage) -> dict[str, dict[str, list[floa
 
 def draw(experiment: Experiment, stage: Stage, count: int) -> list[Batch]:
     """The first batches of a stage, on the devices."""
-    batches = stage_loader(experiment, stage).batches(experiment.corpus_of(stage))
+    source = experiment.corpus_of(stage)
+    batches = portion(stage, stage_loader(experiment, stage), source, range(stage.rows))
     return [put(next(batches), stage.accumulate, experiment.mesh.build()) for _ in range(count)]
 
 

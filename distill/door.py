@@ -16,9 +16,14 @@ from models.config import Config
 def check_stage(stage: Stage, earlier: Known, mesh: Mesh) -> None:
     """Refuses of a stage of text what would fail, or mislead, later."""
     where = f"stage {stage.name!r}"
-    check_counts(stage, ("steps", "rows", "accumulate", "images", "log_every", "save_every"))
+    check_counts(stage, ("steps", "rows", "accumulate", "readers", "images", "log_every", "save_every"))
     if stage.rows % stage.accumulate:
         raise ValueError(f"{where}: {stage.rows} rows do not divide into accumulate={stage.accumulate} micro-batches")
+    if stage.rows // stage.accumulate % stage.readers:
+        raise ValueError(
+            f"{where}: {stage.rows // stage.accumulate} rows of a micro-batch do not divide among {stage.readers} "
+            "readers; set --stages.N.readers to a number that divides them"
+        )
     if stage.average is not None and stage.average < 0.0:
         raise ValueError(f"{where}: average is {stage.average}; it must be 0 (all steps alike) or more, 3 is tested")
     mesh.check_rows(stage.rows // stage.accumulate)

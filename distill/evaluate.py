@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from distill.cluster import settled
 from distill.data.batch import Batch
 from distill.mesh import split
 from distill.state import Weights
@@ -71,10 +72,10 @@ def evaluate(
     """
     sums: dict[str, tuple[dict[str, Tally], Array]] = {}
     for batch in batches:
-        signal = _ask(teacher, batch)
+        signal = settled(_ask(teacher, batch))
         for name, weights in models.items():
-            found = _look(weights, signal, batch, execution, domains)
-            sums[name] = jax.tree.map(jnp.add, sums[name], found) if name in sums else found
+            found = settled(_look(weights, signal, batch, execution, domains))
+            sums[name] = settled(jax.tree.map(jnp.add, sums[name], found)) if name in sums else found
     if len(sums) < len(models):
         raise ValueError("no held-out batches: set --held-out to at least 1 and give the corpus a held-out split")
     return {name: _score(*found, domains) for name, found in sums.items()}

@@ -3,36 +3,48 @@
 import logging
 import statistics
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from distill import ceiling
+from distill.agreement import by_first
 from distill.apart import voice_of
+from distill.cluster import NOTICED, first, join, several, stopping
 from distill.evaluate import Score, evaluate
 from distill.experiment import Experiment
-from distill.loop import Interrupted, check_room, stopping
+from distill.loop import Interrupted, check_room
 from distill.metrics import Metrics
+from distill.opening import open_run
 from distill.options import parse
 from distill.place import Place, place
 from distill.process import settle
 from distill.profile import Profile
 from distill.reading import on_mesh, stage_loader
 from distill.room import Room
-from distill.run import open_run, write_json
+from distill.run import Run, write_json
+from distill.several import check_several
 from distill.stage import Staged, check_disk
 from distill.statistics import paired
 from models import cost
 
 
 def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
-    """The main function of an experiment file. Exit code 1: a clear error; 130: interrupted, and saved."""
-    from distill.report import print_table, write_report
+    """The main function of an experiment file, in each of the processes that run it (`distill.cluster`).
+
+    Exit code 1: a clear error; 130: interrupted, and saved; 75: so were several processes, as one was told to stop.
+    """
+    from distill.report import print_table
 
     try:
         options = parse(experiment, sys.argv[1:] if arguments is None else arguments)
+        join()
         settle()
+        if not first():  # process 0 speaks for all
+            warnings.simplefilter("ignore")
         # Orbax warns each time weights are only read, which is what is meant.
         logging.getLogger("absl").addFilter(lambda line: "directory is read only" not in line.getMessage())
         results = [
@@ -40,15 +52,23 @@ def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> No
             for folder, each in options.seeded()
         ]
         merged = merge(results, options.experiment)
-        write_json(options.folder / "results.json", merged)
-        page = write_report(options.folder)
+        page = by_first(partial(_report, options.folder, merged))
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     except Interrupted as stop:
-        print(f"{stop}; the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
-    print_table(merged)
-    print(f"\nreport: {page}")
+        if first():
+            print(f"{stop}; the same command goes on from there", file=sys.stderr)
+        sys.exit(NOTICED if several() else 130)
+    if first():
+        print_table(merged)
+        print(f"\nreport: {page}")
+
+
+def _report(folder: Place, merged: dict[str, Any]) -> Place:
+    from distill.report import write_report
+
+    write_json(folder / "results.json", merged)
+    return write_report(folder)
 
 
 def run_experiment(
@@ -57,15 +77,17 @@ def run_experiment(
     """Train all stages in `folder`, or go on with them, then evaluate; what it returns is also in results.json."""
     check_vocabulary(experiment)
     check_disk(experiment.stages, place(folder))
-    with open_run(folder, experiment) as run, Metrics(run.path) as metrics, stopping() as stop:
-        manifest = experiment.corpus.manifest()
-        own = {stage.name: asdict(stage.corpus.manifest()) for stage in experiment.stages if stage.corpus is not None}
-        run.write_manifest(asdict(manifest), own)
-        run.write_tokenizer(experiment.tokenizer)
-        run.write_given({one.name: one.fingerprint for one in experiment.given})
-        check_room(experiment, run)
+    check_several(experiment)
+    with (
+        open_run(folder, experiment) as run,
+        Metrics(run.path, writes=first()) as metrics,
+        stopping() as stop,
+    ):
+        by_first(partial(_note, run, experiment))
+        manifest = experiment.corpus.manifest()  # built by now, where processes share a disk
+        by_first(partial(check_room, experiment, run))
         limit = ceiling.measure(experiment.execution.dtype, experiment.mesh.size)
-        room = Room(experiment, run, metrics, limit, stop, quiet, profile)
+        room = Room(experiment, run, metrics, limit, stop, quiet or not first(), profile if first() else None)
         for stage in experiment.stages:
             stage.run(room)
         rows = []
@@ -76,10 +98,18 @@ def run_experiment(
         now = datetime.now(UTC).date().isoformat()
         alone = {"corpus": manifest.hash, "date": now, "seeds": [experiment.seed], "models": rows, "paired": []}
         results = merge([alone], experiment)
-        run.write_results(results)
+        by_first(partial(run.write_results, results))
         if stop.is_set():
             raise Interrupted(f"stopped after the last step of {run.path}; its results are written")
     return results
+
+
+def _note(run: Run, experiment: Experiment) -> None:
+    """What the run is made of, in its folder."""
+    own = {stage.name: asdict(stage.corpus.manifest()) for stage in experiment.stages if stage.corpus is not None}
+    run.write_manifest(asdict(experiment.corpus.manifest()), own)
+    run.write_tokenizer(experiment.tokenizer)
+    run.write_given({one.name: one.fingerprint for one in experiment.given})
 
 
 def score(room: Room, stage: Staged) -> list[dict[str, Any]]:

@@ -1,25 +1,24 @@
 """The loop of a stage: batches in, steps, metrics, checkpoints. Stops, and goes on where it was, bit for bit."""
 
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
 from distill import mesh as meshes
+from distill.agreement import by_first
 from distill.apart import Feed, Voice, voice_of
 from distill.checkpoint import Checkpoints
+from distill.cluster import mark, settled
 from distill.data.batch import Batch
 from distill.data.loader import Batches
 from distill.evaluate import Score, evaluate
 from distill.experiment import Experiment
-from distill.place import move
+from distill.place import Place, move
 from distill.progress import Progress
 from distill.reading import on_mesh, put, stage_batches, stage_loader
 from distill.retention import check_space, estimate
@@ -87,17 +86,17 @@ def go_back(room: Room, stage: Staged, step: int) -> None:
     """Takes the metrics back to a step; stages after it, if any had begun, are trained again, to the same numbers."""
     names = [each.name for each in room.experiment.stages]
     for later in names[names.index(stage.name) + 1 :]:
-        folder = room.run.checkpoints(later)
-        if folder.exists():
-            aside = folder.with_name(f"{later}.aside")
-            warnings.warn(
-                f"stage {stage.name!r} goes back to step {max(step, 0)}, so stage {later!r} is trained again; its "
-                f"checkpoints are now in {aside}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            move(folder, aside)
+        why = f"stage {stage.name!r} goes back to step {max(step, 0)}, so stage {later!r} is trained again"
+        by_first(partial(_set_aside, room.run.checkpoints(later), why))
     room.metrics.cut(stage.name, step, names)
+
+
+def _set_aside(folder: Place, why: str) -> None:
+    if not folder.exists():
+        return
+    aside = folder.with_name(f"{folder.name}.aside")
+    warnings.warn(f"{why}; its checkpoints are now in {aside}", RuntimeWarning, stacklevel=4)
+    move(folder, aside)
 
 
 def _advance(
@@ -128,7 +127,7 @@ def _advance(
         for number in range(start + 1, stage.steps + 1):
             trace(number, before)
             batch, said = scribe(next(feed), states, teacher, number)
-            states, metrics = step(states, teacher, batch if stage.rollout is None else place(batch))
+            states, metrics = settled(step(states, teacher, batch if stage.rollout is None else place(batch)))
             due = number % stage.save_every == 0 or number == stage.steps
             if not due:
                 feed.ahead()  # the step is under way: a teacher on devices of its own goes on with the next batch
@@ -184,6 +183,7 @@ def _save(
     room.metrics.flush()
     trees = {learner.name: parts(state) for learner, state in zip(stage.learners, states, strict=True)}
     checkpoints.save(number, trees, data=batches, score=score)
+    mark(stage.name, number)
 
 
 def _flat(looks: dict[str, Score]) -> dict[str, float]:
@@ -230,24 +230,3 @@ class _Clock:
         values = {"seconds": seconds, "tokens_per_second": self.tokens / seconds}
         mfu = self._room.ceiling.share(self._flops * self.tokens / seconds)
         self._room.metrics.time(self._stage.name, number, **values, mfu=mfu)
-
-
-@contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that a stage can save and stop; a second Ctrl-C stops at once."""
-    asked = threading.Event()
-
-    def ask(number: int, frame: Any) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    old = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for each, handler in old.items():
-            signal.signal(each, handler)

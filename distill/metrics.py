@@ -26,8 +26,9 @@ class Metrics:
     bucket lines are seen, and survive a kill, from the next `flush` on (`distill.place`).
     """
 
-    def __init__(self, folder: Place):
-        self._files = [Growing(folder / name) for name in FILES]
+    def __init__(self, folder: Place, *, writes: bool = True):
+        """`writes`: whether this process is the one that does; else there is no file, and nothing is written."""
+        self._files = [Growing(folder / name) for name in FILES] if writes else []
         for file in self._files:
             file.cut(_whole(file.read()))
 
@@ -97,7 +98,8 @@ class Metrics:
 
     def _line(self, which: int, stage: str, step: int, values: Mapping[str, Any]) -> None:
         row = {"stage": str(stage), "step": int(step)} | {name: _plain(name, value) for name, value in values.items()}
-        self._files[which].append((json.dumps(row, allow_nan=False) + "\n").encode())
+        if self._files:
+            self._files[which].append((json.dumps(row, allow_nan=False) + "\n").encode())
 
 
 def read(path: Place) -> list[dict[str, Any]]:

@@ -1,21 +1,29 @@
 """What a stage reads: rows of its corpus or of a store, as batches on its mesh."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import jax
+import numpy as np
 from einops import rearrange
+from jaxtyping import Int
 
 from distill import mesh as meshes
 from distill.data.batch import Batch
 from distill.data.loader import Batches, Loader
+from distill.data.portion import Portion
+from distill.data.source import Source
 from distill.experiment import Experiment
 from distill.ordering import ordered
 from distill.room import Room
-from distill.rows import Rows, stored_batches
+from distill.rows import Rows, StoredBatches
 from distill.selecting import selected
 from distill.stage import Stage, Staged
 from distill.stored import Store
+
+Tree = TypeVar("Tree")
 
 
 def stage_loader(experiment: Experiment, stage: Staged) -> Loader:
@@ -42,7 +50,8 @@ def describe_order(experiment: Experiment, stage: Stage) -> str:
             "run; leave pacing out of the stage to capture"
         )
     loader = stage_loader(experiment, stage)
-    return f"{loader.documents or 'all'} documents, seed {loader.seed}, shuffled in windows of {loader.window}"
+    said = f"{loader.documents or 'all'} documents, seed {loader.seed}, shuffled in windows of {loader.window}"
+    return said + (f", by {stage.readers} readers" if stage.readers > 1 else "")
 
 
 def stage_batches(room: Room, stage: Stage) -> Batches:
@@ -53,10 +62,11 @@ def stage_batches(room: Room, stage: Stage) -> Batches:
     """
     if not stage.store:
         loader, source = stage_loader(room.experiment, stage), selected(room, stage)
+        own = own_rows(room.experiment, stage)
         if stage.pacing is None:
-            return loader.batches(source)
+            return portion(stage, loader, source, own)
         order = ordered(room, stage, loader, source, stage.pacing)
-        return replace(loader, window=stage.pacing.window).batches(source, order=order)
+        return portion(stage, replace(loader, window=stage.pacing.window), source, own, order)
     experiment, rows = room.experiment, Rows(Store(Path(stage.store)))
     rows.about.check(
         tokenizer=experiment.tokenizer.fingerprint,
@@ -73,15 +83,52 @@ def stage_batches(room: Room, stage: Stage) -> Batches:
             f"stage {stage.name!r} takes {stage.steps * stage.rows} rows of {stage.length} tokens; {stage.store} has "
             f"{len(rows)} of {form.length}: capture another, or change --stages.N.steps, rows or length"
         )
-    return stored_batches(rows, stage.rows)
+    return StoredBatches(rows, stage.rows, own_rows(experiment, stage))
+
+
+def portion(
+    stage: Stage, loader: Loader, source: Source, rows: Sequence[int], order: Int[np.ndarray, "n"] | None = None
+) -> Portion:
+    """Rows of the batches that a stage reads of a corpus."""
+    return Portion(
+        lambda reader: loader.batches(source, reader, stage.readers, order),
+        stage.readers, rows, stage.rows, stage.accumulate,
+    )  # fmt: skip
+
+
+def own_rows(experiment: Experiment, stage: Stage) -> list[int]:
+    """Numbers of the rows of a batch that devices of this process hold, as `put` cuts it into micro-batches."""
+    size = stage.rows // stage.accumulate
+    own = held_rows(experiment.mesh.build(), size)
+    return [part * size + row for part in range(stage.accumulate) for row in own]
+
+
+def held_rows(mesh: jax.sharding.Mesh, size: int) -> list[int]:
+    """Numbers of the rows, of `size` over the mesh, that devices of this process hold."""
+    places = meshes.rows(mesh).addressable_devices_indices_map((size,)).values()
+    return sorted({row for place in places if place is not None for row in range(size)[place[0]]})
 
 
 def put(batch: Batch, accumulate: int, mesh: jax.sharding.Mesh) -> Batch:
-    """Host arrays [a * b, ...] as device arrays [a, b, ...], rows over the mesh."""
+    """Host arrays [a * b, ...] as device arrays [a, b, ...], rows over the mesh; each process brings its own rows."""
     cut = jax.tree.map(lambda x: rearrange(x, "(a b) ... -> a b ...", a=accumulate), batch)
-    return jax.device_put(cut, meshes.rows(mesh, leading=1))
+    return jax.make_array_from_process_local_data(meshes.rows(mesh, leading=1), cut)
 
 
 def on_mesh(batches: list[Batch], mesh: jax.sharding.Mesh) -> list[Batch]:
-    """Host batches on the devices, rows over the mesh."""
-    return [jax.device_put(batch, meshes.rows(mesh)) for batch in batches]
+    """Whole host batches on the devices, rows over the mesh; each process takes its own rows of them."""
+
+    def mine(x: np.ndarray) -> np.ndarray:
+        return x[held_rows(mesh, len(x))]
+
+    return [jax.make_array_from_process_local_data(meshes.rows(mesh), jax.tree.map(mine, batch)) for batch in batches]
+
+
+def brought(tree: Tree) -> Tree:
+    """Arrays [b, ...] with their rows over a mesh as host arrays of the rows that devices of this process hold."""
+
+    def gather(array: jax.Array) -> np.ndarray:
+        parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+        return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+    return jax.tree.map(gather, tree)

@@ -1,12 +1,12 @@
 """What the stages of a run share, and the models they ask for."""
 
 import sys
-import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from distill.ceiling import Ceiling
+from distill.cluster import Notice
 from distill.experiment import Experiment
 from distill.hold import Hold, held
 from distill.mesh import Mesh, executed
@@ -29,7 +29,7 @@ class Room:
     run: Run
     metrics: Metrics
     ceiling: Ceiling
-    stop: threading.Event
+    stop: Notice
     quiet: bool = False
     profile: Profile | None = None
     """the optimizer steps of each stage that are traced"""

@@ -1,9 +1,10 @@
 """The rows of a teacher-target store, to read at random, and as batches: by any number of processes."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill.data.loader import Batches
+from distill.data.batch import Batch
 from distill.stored import Store, damaged, digest
 
 OPEN = 64
@@ -70,33 +71,61 @@ class Rows:
 
 @dataclass(frozen=True)
 class Share:
-    """The rows that one of several processes reads, of batches of `size` rows."""
+    """Some rows of every batch of `size` rows, from a batch on."""
 
     rows: Rows
     size: int
-    process: int
-    processes: int
+    wanted: Sequence[int]
+    start: int = 0
 
     def __len__(self) -> int:
-        return len(self.rows) // self.size * self.size // self.processes
+        return max(len(self.rows) // self.size - self.start, 0) * len(self.wanted)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The arrays of a row."""
-        share = self.size // self.processes
-        batch, place = divmod(index, share)
-        return self.rows[batch * self.size + self.process * share + place]
+        batch, place = divmod(index, len(self.wanted))
+        return self.rows[(self.start + batch) * self.size + self.wanted[place]]
 
 
-def stored_batches(rows: Rows, size: int, process: int = 0, processes: int = 1) -> Batches:
+class StoredBatches:
     """Batches of `size` rows of a store with their targets, read ahead in a thread; they end where the store does.
 
-    Raises:
-        ValueError: rows cannot be shared among the processes.
-    """
-    import grain
+    The place in them is the number of the next batch, whoever reads which rows.
 
-    if size % processes:
-        raise ValueError(f"{size} rows cannot be shared by {processes} processes; set rows to a multiple of it")
-    mine = grain.MapDataset.source(Share(rows, size, process, processes))
-    ahead = mine.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4 * size))
-    return iter(ahead.batch(size // processes, drop_remainder=True, batch_fn=rows.about.form.batch))
+    Args:
+        rows: of the store.
+        size: rows of a batch.
+        wanted: numbers of the rows of each batch that are read here; None: all.
+    """
+
+    def __init__(self, rows: Rows, size: int, wanted: Sequence[int] | None = None):
+        self._rows, self._size = rows, size
+        self._wanted = range(size) if wanted is None else wanted
+        self._go(0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Itself."""
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch."""
+        batch = next(self._ahead)
+        self._next += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """The place."""
+        return {"batch": self._next}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to a place."""
+        self._go(state["batch"])
+
+    def _go(self, batch: int) -> None:
+        import grain
+
+        self._next = batch
+        mine = grain.MapDataset.source(Share(self._rows, self._size, self._wanted, batch))
+        ahead = mine.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4 * self._size))
+        form = self._rows.about.form
+        self._ahead: Iterator[Batch] = iter(ahead.batch(len(self._wanted), drop_remainder=True, batch_fn=form.batch))

@@ -11,18 +11,13 @@ runs/<name>/
 """
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from distill.environment import changed, environment
-from distill.lock import alone
 from distill.metrics import read
-from distill.place import Place, absolute, near, new_folder, place, remove, there, write_json
-from distill.resolved import differences, grown, to_json
+from distill.place import Place, near, new_folder, place, remove, there, write_json
 from models.bpe import open_tokenizer
 from models.tokenizer import Bytes, Tokenizer
 
@@ -178,72 +173,6 @@ def load_run(path: str | PurePath) -> Run:
         raise ValueError(f"{run.path} is not a run folder: it has no config.json; the runs beside it are {beside}")
     _ = run.config
     return run
-
-
-@contextmanager
-def open_run(path: str | PurePath, experiment: Any) -> Iterator[Run]:
-    """Creates the run folder `path`, or opens it to go on; held alone by this process until the block ends.
-
-    Args:
-        path: the folder.
-        experiment: a frozen dataclass, the resolved experiment; it must be the one the folder was made for.
-
-    Raises:
-        ValueError: the folder is of another experiment (the fields that differ are listed), is not a run folder, or
-            another process is at work in it.
-    """
-    run = Run(absolute(path))
-    config = {"schema": SCHEMA, **to_json(experiment)}
-    _check_folder(run.path)
-    run.path.mkdir(parents=True, exist_ok=True)
-    with alone(run.path):
-        now = environment()
-        if (run.path / "config.json").exists():
-            _settle(run, config, experiment)
-            _note_environment(run, now)
-        else:  # config.json last: a folder that has it is complete
-            write_json(run.path / "environment.json", [now])
-            write_json(run.path / "config.json", config)
-        yield run
-
-
-def _check_folder(path: Place) -> None:
-    """A folder with files but without config.json is not one of ours: keep out of it."""
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file; a run needs a folder: name another with --run")
-    if not path.exists() or (path / "config.json").exists():
-        return
-    others = sorted(one.name for one in path.iterdir() if one.name != "environment.json" and one.name[0] != ".")
-    if others:
-        raise ValueError(
-            f"{path} is not empty and not a run folder (it holds {', '.join(others[:5])} and no config.json); name "
-            "another with --run"
-        )
-
-
-def _settle(run: Run, config: dict[str, Any], experiment: Any) -> None:
-    """The folder's experiment is this one; where nothing was trained yet, it becomes this one."""
-    found = differences(grown(run.config, experiment), config)
-    if found and not run.begun:
-        write_json(run.path / "config.json", config)
-    elif found:
-        lines = "".join(f"\n  {difference}" for difference in found)
-        raise ValueError(
-            f"{run.path} is a run of another experiment; these fields differ, old -> new:{lines}\nUse another --run "
-            f"folder, or delete {run.path} to start over"
-        )
-
-
-def _note_environment(run: Run, now: dict[str, Any]) -> None:
-    known = run.environment if (run.path / "environment.json").exists() else []
-    if any(not changed(one, now) for one in known):
-        return
-    if known:
-        lines = "; ".join(str(difference) for difference in changed(known[-1], now))
-        warnings.warn(
-            f"{run.path} goes on in another environment ({lines}): numbers may differ", RuntimeWarning, stacklevel=4
-        )
-    write_json(run.path / "environment.json", [*known, now])
 
 
 def _hashes(manifest: dict[str, Any]) -> str:

@@ -15,7 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+from jax.experimental import multihost_utils
+
 from distill.capture import Capture
+from distill.cluster import first, join, several
 from distill.hold import AsItIs
 from distill.stage import Stage
 from distill.state import Weights
@@ -91,13 +95,24 @@ def capture(
         dtype: of log-probabilities.
         shard: batches of a shard: what a killed capture may lose.
         process: which part of every batch is captured here, of `processes` parts; each needs nothing of the others.
-        processes: that share the work. Whoever reads it may be another number.
+        processes: that share the work, each with a teacher of its own. Whoever reads it may be another number.
+            Processes that hold one teacher together (`distill.cluster`) leave both out.
         options: the experiment's own.
     """
+    join()
     form = {"kind": kind, "count": count, "known": known, "dtype": dtype}
     asked = open_capture(file, run, options, stage, form, shard)
-    asked.run(Store(to), process, processes)
-    inspect(to)
+    if several():
+        if (process, processes) != (0, 1):
+            raise ValueError(
+                f"--process {process} --processes {processes}: the processes know their parts; leave both out"
+            )
+        process, processes = jax.process_index(), jax.process_count()
+    asked.run(Store(to), process, processes, quiet=not first())
+    if several():
+        multihost_utils.sync_global_devices("all is captured")
+    if first():
+        inspect(to)
 
 
 def inspect(store: Path) -> None:

@@ -57,6 +57,7 @@ def tiny_stage(stage: Stage, models: Mapping[str, Config]) -> Stage:
         length=length,
         documents=documents,
         accumulate=min(stage.accumulate, 2),
+        readers=1,
         log_every=2,
         save_every=4,
         teacher_on=None,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill.agreement import attempt, gather
+from distill.agreement import attempt, by_first, gather
 
 
 def raises(error):
@@ -29,3 +29,9 @@ def test_one_process_agrees_with_itself():
 def test_a_file_another_process_could_not_read_is_read_by_none(monkeypatch):
     monkeypatch.setattr("distill.agreement.gather", lambda failed: [failed, 1])
     assert attempt(lambda: 3)[1] == "another process could not read it"
+
+
+def test_one_process_does_what_the_first_does_and_raises_what_it_raises():
+    assert by_first(lambda: 3) == 3
+    with pytest.raises(KeyError):
+        by_first(lambda: raises(KeyError("a")))

@@ -25,6 +25,8 @@ def taught(**changes):
         ((stage(learner("my.student")),), "the name 'my.student' becomes part of a path"),
         ((stage(steps=0),), "steps is 0; it must be at least 1"),
         ((stage(rows=8, accumulate=3),), "8 rows do not divide into accumulate=3"),
+        ((stage(rows=8, accumulate=2, readers=3),), "4 rows of a micro-batch do not divide among 3 readers; set"),
+        ((stage(readers=0),), "readers is 0; it must be at least 1"),
         ((stage(learner("a"), learner("a")),), "each with its own name"),
         ((stage(length=513),), "rows of 513 tokens are longer than the 512 positions of 'student'"),
         ((stage(teacher="nobody"),), "teacher 'nobody' is not a learner of this or an earlier stage"),

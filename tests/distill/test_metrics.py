@@ -155,3 +155,10 @@ def test_stages_of_another_experiment_are_refused(tmp_path):
 
 def test_no_file_has_no_lines(tmp_path):
     assert read(tmp_path / "metrics.jsonl") == []
+
+
+def test_a_process_that_does_not_write_leaves_no_file(tmp_path):
+    with Metrics(tmp_path / "run", writes=False) as metrics:
+        metrics.write("teach", 1, loss=2.0)
+        assert metrics.cut("teach", 0, ["teach"]) == 0
+    assert not (tmp_path / "run").exists()

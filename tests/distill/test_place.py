@@ -12,9 +12,10 @@ import pytest
 from distill import lock
 from distill.launch import run_experiment
 from distill.metrics import FILES, Metrics, read
+from distill.opening import open_run
 from distill.place import Growing, move, near, new_folder, place, remove, there, write_json
 from distill.rl.stage import Reinforcement
-from distill.run import load_run, open_run
+from distill.run import load_run
 from models.tokenizer import Bytes
 from tests.distill.bucket import bucket
 from tests.distill.small import MOE, experiment, learner, stage

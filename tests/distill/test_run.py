@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from distill.metrics import Metrics
-from distill.run import load_run, open_run, write_json
+from distill.opening import open_run
+from distill.run import load_run, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,6 +53,27 @@ def test_a_run_of_an_earlier_version_goes_on_where_what_is_new_is_off(tmp_path):
     with open_run(tmp_path, Experiment()):
         pass
     with pytest.raises(ValueError, match=r"rate: 0.1 -> 0.2"), open_run(tmp_path, Experiment(rate=0.2)):
+        pass
+
+
+@dataclass(frozen=True)
+class Grid:
+    data: int = 1
+
+
+@dataclass(frozen=True)
+class Meshed:
+    mesh: Grid = Grid()
+    steps: int = 10
+
+
+def test_a_run_goes_on_on_another_mesh_and_says_so(tmp_path):
+    with open_run(tmp_path, Meshed()) as run, Metrics(run.path) as metrics:
+        metrics.write("teach", 1, loss=2.0)
+    with pytest.warns(RuntimeWarning, match=r"goes on on another mesh \(mesh.data: 1 -> 4\)"):  # noqa: SIM117
+        with open_run(tmp_path, Meshed(Grid(4))) as run:
+            assert run.config["mesh"]["data"] == 4
+    with pytest.raises(ValueError, match="steps: 10 -> 20"), open_run(tmp_path, Meshed(Grid(4), 20)):
         pass
 
 

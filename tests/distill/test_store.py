@@ -24,7 +24,7 @@ from distill.metrics import Metrics
 from distill.reading import stage_batches, stage_loader
 from distill.rollout import OnPolicy
 from distill.room import Room
-from distill.rows import Rows, stored_batches
+from distill.rows import Rows, StoredBatches
 from distill.run import Run
 from distill.state import create
 from distill.stored import Store
@@ -87,7 +87,7 @@ def test_a_batch_of_the_store_is_the_batch_and_what_the_teacher_says_of_it(text,
     capture = asked(text)
     live = LiveTeacher(capture.weights, Execution())
     batches = stage_loader(capture.experiment, capture.stage).batches(capture.experiment.corpus)
-    for found in map(on_device, stored_batches(Rows(Store(whole)), 4)):
+    for found in map(on_device, StoredBatches(Rows(Store(whole)), 4)):
         want = on_device(next(batches))
         for name in ("tokens", "labels", "mask", "segments", "positions"):
             np.testing.assert_array_equal(vars(found)[name], vars(want)[name])
@@ -98,7 +98,7 @@ def test_a_batch_of_the_store_is_the_batch_and_what_the_teacher_says_of_it(text,
 
 def test_a_student_of_the_store_learns_what_one_of_the_live_teacher_seen_as_coarsely_does(text, whole):
     capture = asked(text)
-    found = on_device(next(stored_batches(Rows(Store(whole)), 4)))
+    found = on_device(next(StoredBatches(Rows(Store(whole)), 4)))
     hidden = jax.random.normal(jax.random.key(0), (4, 16, 8))
     head = jax.random.normal(jax.random.key(1), (8, 272))
     slopes = []
@@ -134,7 +134,7 @@ def test_what_is_packed_is_unpacked(vocab, kind, known):
 def test_sixteen_bits_keep_a_distribution_and_lose_little(text, tmp_path):
     capture = asked(text, replace(FORM, dtype="float16"))
     capture.run(Store(tmp_path / "narrow"), quiet=True)
-    found = on_device(next(stored_batches(Rows(Store(tmp_path / "narrow")), 4)))
+    found = on_device(next(StoredBatches(Rows(Store(tmp_path / "narrow")), 4)))
     signal = found.targets
     total = np.exp(signal.log_probs).sum(-1) + np.exp(signal.rest)
     np.testing.assert_allclose(total, 1.0, rtol=1e-6)
@@ -151,7 +151,7 @@ def test_draws_are_the_teachers_and_do_not_depend_on_what_is_captured_beside_the
     form = Form(kind="sampled", count=6, dtype="float32", vocab=272, length=16)
     capture = asked(text, form)
     capture.run(Store(tmp_path / "drawn"), quiet=True)
-    found = on_device(next(stored_batches(Rows(Store(tmp_path / "drawn")), 4)))
+    found = on_device(next(StoredBatches(Rows(Store(tmp_path / "drawn")), 4)))
     live = LiveTeacher(capture.weights).signal(found)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(4))
     assert_close(found.targets.ids, jnp.sort(form.coarsen(live, found, keys).ids))
@@ -164,7 +164,7 @@ def test_the_most_probable_tokens_are_kept_beside_draws_from_the_rest(text, tmp_
     form = Form(kind="sampled", count=6, known=4, dtype=dtype, vocab=272, length=16)
     capture = asked(text, form)
     capture.run(Store(tmp_path / "both"), quiet=True)
-    found = on_device(next(stored_batches(Rows(Store(tmp_path / "both")), 4)))
+    found = on_device(next(StoredBatches(Rows(Store(tmp_path / "both")), 4)))
     live = LiveTeacher(capture.weights).signal(found)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(4))
     said, drawn = found.targets, form.coarsen(live, found, keys)
@@ -305,7 +305,7 @@ def test_labels_are_kept_as_they_were_changed(text, tmp_path):
     capture = asked(text)
     capture = replace(capture, stage=replace(capture.stage, change=Blot()))
     capture.run(Store(tmp_path / "changed"), quiet=True)
-    batch = on_device(next(stored_batches(Rows(Store(tmp_path / "changed")), 4)))
+    batch = on_device(next(StoredBatches(Rows(Store(tmp_path / "changed")), 4)))
     assert (batch.labels[:, 0] == 7).all()
     live = LiveTeacher(capture.weights).signal(batch).belief(batch.labels)
     counts = np.asarray(batch.mask)
@@ -334,11 +334,19 @@ def test_what_some_processes_captured_any_number_reads(text, tmp_path, captured)
     folder = tmp_path / "shared"
     for process in reversed(range(captured)):
         asked(text).run(Store(folder), process, captured, quiet=True)
-    alone = [batch.tokens for batch in stored_batches(Rows(Store(folder)), 4)]
+    alone = [batch.tokens for batch in StoredBatches(Rows(Store(folder)), 4)]
     assert len(alone) == 6
+    made = asked(text)
+    live = stage_loader(made.experiment, made.stage).batches(made.experiment.corpus)
+    for tokens in alone:  # whoever captured, the rows are those of one process
+        np.testing.assert_array_equal(tokens, next(live).tokens)
     for processes in (2, 4):
         parts = [
-            [batch.tokens for batch in stored_batches(Rows(Store(folder)), 4, p, processes)] for p in range(processes)
+            [
+                batch.tokens
+                for batch in StoredBatches(Rows(Store(folder)), 4, range(4)[p * 4 // processes :][: 4 // processes])
+            ]
+            for p in range(processes)
         ]
         for number, want in enumerate(alone):
             np.testing.assert_array_equal(np.concatenate([part[number] for part in parts]), want)
@@ -347,11 +355,11 @@ def test_what_some_processes_captured_any_number_reads(text, tmp_path, captured)
 
 def test_rows_are_read_in_batches_of_any_size_and_a_place_is_kept(whole):
     known = Rows(Store(whole))
-    large = list(stored_batches(known, 8))
+    large = list(StoredBatches(known, 8))
     assert len(large) == 3
-    again = stored_batches(known, 8)
+    again = StoredBatches(known, 8)
     next(again)
-    later = stored_batches(known, 8)
+    later = StoredBatches(known, 8)
     later.set_state(json.loads(json.dumps(again.get_state())))
     np.testing.assert_array_equal(next(later).tokens, large[1].tokens)
 
@@ -446,7 +454,7 @@ def test_verify_finds_a_store_of_other_words(text, whole, tmp_path):
 @pytest.mark.parametrize("name", ["ids", "log_probs", "rest", "gold", "square", "entropy", "top"])
 def test_verify_looks_at_all_that_is_kept(text, whole, name):
     capture = asked(text)
-    batch = on_device(next(stored_batches(Rows(Store(whole)), 4)))
+    batch = on_device(next(StoredBatches(Rows(Store(whole)), 4)))
     live = LiveTeacher(capture.weights).signal(batch)
     assert FORM.distance(live, batch) < 1e-5
     notes = name in (*targets.NOTES, "top")

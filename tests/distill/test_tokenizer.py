@@ -9,9 +9,9 @@ import pytest
 from distill import load_run
 from distill.data.source import Folder
 from distill.launch import run_experiment
+from distill.opening import open_run
 from distill.options import parse
 from distill.resolved import to_json
-from distill.run import open_run
 from models.bpe import BPE, train
 from models.tokenizer import Bytes
 from tests.distill.small import MOE, experiment, learner, stage

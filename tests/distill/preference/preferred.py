@@ -14,6 +14,7 @@ from distill import AdamW, Experiment, Learner, Stage, Trained, WarmupCosine
 from distill.ceiling import Ceiling
 from distill.loop import run_stage
 from distill.metrics import Metrics
+from distill.opening import open_run
 from distill.preference.loop import run_preference
 from distill.preference.pairs import Mining
 from distill.preference.stage import Preference
@@ -21,7 +22,7 @@ from distill.rl.loop import run_reinforcement
 from distill.rl.order import FirstInFirstOut
 from distill.rl.stage import Reinforcement
 from distill.room import Room
-from distill.run import Run, open_run
+from distill.run import Run
 from distill.tasks.source import Questions
 from losses import Constant, Distill, NoGate
 from models.config import SCOUT_PICO, Layer, tiny
