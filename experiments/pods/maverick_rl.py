@@ -14,7 +14,7 @@ SAMPLERS = Mesh(data=4, expert=16, first=MESH.size)
 LEARNER = student("maverick", MAVERICK, optimizer=AdamW(moments="bfloat16"))
 STAGE = Reinforcement(
     name="rewarded", learner=LEARNER, steps=1000, groups=64, samples=8, tokens=1024, length=2047, slots=32,
-    actor_on=SAMPLERS, teacher="behemoth", credit=0.01, accumulate=2,
+    actor_on=SAMPLERS, teacher="behemoth", credit=0.01,
 )  # fmt: skip
 EXPERIMENT = experiment("maverick_rl", teaching("behemoth", BEHEMOTH, MESH), STAGE, mesh=MESH)
 
