@@ -19,7 +19,6 @@ LAZY = (
     "tyro",
     "matplotlib",
     "safetensors",
-    "rich",
     "pandas",
     "PIL",
     "tiktoken",
