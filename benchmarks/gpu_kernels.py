@@ -184,9 +184,7 @@ def decoding(config: Config, slots: tuple[int, ...], prompt: int, new: int, roun
             drawn = sum(len(each.tokens) for each in sampler(model, wanted))
             assert drawn == len(wanted) * new, f"{drawn} tokens drawn"
 
-        read = touched(
-            model, jax.eval_shape(lambda rows=rows: Cache.create(config, rows, prompt + new, "bfloat16")), rows
-        )
+        read = touched(model, Cache.create(config, rows, prompt + new, "bfloat16"), rows)
         about = {
             "name": f"{rows} slots, {prompt} + {new} tokens",
             "tokens": float(rows * new),
