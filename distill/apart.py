@@ -87,7 +87,8 @@ def _ask_whole(teacher: LiveTeacher, batch: Batch, rows: jax.sharding.NamedShard
 class Asking:
     """The program by which a teacher on its own mesh is asked of a batch, and how the batch lies for it."""
 
-    ask: Callable[[LiveTeacher, Batch], Array]
+    ask: Any
+    """a jitted function of teacher and batch"""
     batch: jax.sharding.NamedSharding
     by_parts: bool
     """one micro-batch after the other; else all rows at once, [(b a) t d], where a micro-batch has too few for it"""

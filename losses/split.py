@@ -51,7 +51,8 @@ class Split:
 
         def own(hidden: Array, head: Array, pages: Any) -> tuple[Array, PyTree]:
             if at_once:
-                total, notes = _at_once(function, width, hidden, head, pages)
+                asked: Any = _at_once(function, width, hidden, head, pages)
+                total, notes = asked
             else:
                 total, notes = function(hidden, _whole(head, width), pages)
             return jnp.full((1, 1), total), notes

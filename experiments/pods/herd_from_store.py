@@ -8,11 +8,11 @@ from dataclasses import replace
 from distill import launch
 from distill.hold import AsItIs
 from experiments.pods import herd_from_behemoth as live
-from experiments.pods.sizes import experiment
+from experiments.pods.sizes import experiment, teaching
+from models.config import BEHEMOTH
 
 STAGE = replace(live.STAGE, store="targets/behemoth", teacher_on=None, teacher_as=AsItIs())
-TEACHING = live.EXPERIMENT.stages[0]
-EXPERIMENT = experiment("herd_from_store", TEACHING, STAGE, mesh=live.MESH)
+EXPERIMENT = experiment("herd_from_store", teaching("behemoth", BEHEMOTH, live.TEACHER), STAGE, mesh=live.MESH)
 
 if __name__ == "__main__":
     launch(EXPERIMENT)

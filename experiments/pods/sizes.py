@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from distill import Experiment, Learner, Mesh, Stage
+from distill import Experiment, Learner, Mesh, Reinforcement, Stage
 from losses import Distill
 from models.config import SCOUT, Config
 from models.execution import Execution
@@ -27,6 +27,6 @@ def teaching(name: str, model: Config, mesh: Mesh) -> Stage:
     return Stage(name=f"teach_{name}", learners=(student(name, model),), steps=1000, rows=mesh.size, length=LENGTH)
 
 
-def experiment(name: str, *stages: Stage, mesh: Mesh, **changes) -> Experiment:
+def experiment(name: str, *stages: Stage | Reinforcement, mesh: Mesh, **changes) -> Experiment:
     """Stages on a pod."""
     return Experiment(name=name, stages=stages, mesh=mesh, **{"execution": POD, **changes})
