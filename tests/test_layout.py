@@ -32,6 +32,7 @@ ADAPTERS = (
     "distill.figures_rl",
     "distill.data.corpus",
     "distill.data.loader",
+    "distill.plan.figure",
 )
 
 

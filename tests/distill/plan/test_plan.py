@@ -101,12 +101,20 @@ def test_the_report_says_all_of_it(told):
 
 
 def test_a_figure_is_drawn_of_several(told):
-    drawn = figure.draw([told, told])
-    left, right = drawn.axes
-    assert len(left.get_yticks()) == 4 and len(right.get_yticks()) == 2
-    assert sum(figure.grouped(told["programs"][1]).values()) == pytest.approx(
-        sum(max(size, 0.0) for size in rows(told["programs"][1]).values())
-    )
+    left, right = figure.draw([told, told]).axes
+    assert [text.get_text() for text in left.get_yticklabels()] == [
+        "planned, h100:1x8\nbehemoth is asked", "planned, h100:1x8\na learn",
+    ] * 2  # fmt: skip
+    assert [text.get_position()[1] for text in right.texts] == pytest.approx([0.3, 2.3])  # amid a plan's programs
+
+
+def test_a_bar_ends_at_the_peak_and_begins_with_what_is_kept(told):
+    for program in told["programs"]:
+        parts = figure.grouped(program)
+        assert sum(parts.values()) == pytest.approx(program["fit"]["bytes"]) and min(parts.values()) >= 0
+    given, parts = rows(told["programs"][1]), figure.grouped(told["programs"][1])
+    assert parts["weights"] == given["a: parameters"] + given["a: head"] and parts["moments"] == given["a: optimizer"]
+    assert parts["teacher"] == given["teacher's head"] + given["hidden states of the teacher"]
 
 
 def test_a_figure_of_nothing_is_refused():
