@@ -10,6 +10,7 @@ from distill.experiment import Experiment
 from distill.place import Place, place
 from distill.profile import Profile
 from distill.stage import Staged
+from models.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,13 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
 
 
 def _own_class(info: Any) -> Any:
-    """How tyro sees a Protocol beside shipped classes: as what the experiment's file chose, which it cannot change."""
+    """How tyro sees a Protocol beside shipped classes: as what the experiment's file chose, which it cannot change.
+
+    A placement it cannot change either: the mesh's options do.
+    """
     import tyro
 
-    if not getattr(info.type, "_is_protocol", False):
+    if info.type is not Placement and not getattr(info.type, "_is_protocol", False):
         return None
     if isinstance(info.default, info.type):
         return tyro.constructors.StructConstructorSpec(instantiate=lambda: info.default, fields=())
