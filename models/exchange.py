@@ -37,7 +37,7 @@ class Exchange:
         place = self.placement
         up, lower = place.spec(("e", "d", "2", "f"), gate_up.shape), place.spec(("e", "f", "d"), down.shape)
         tokens = place.spec(("b", "t"), x.shape[:2])
-        there = _There(*map(along, (up[0], up[1], lower[2], lower[1])), place.mesh)
+        there = _There(along(up[0]), along(up[1]), along(lower[2]), along(lower[1]), place.mesh)
         call = jax.shard_map(
             partial(_local, there, self.dispatch),
             mesh=place.mesh,
