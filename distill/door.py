@@ -26,10 +26,7 @@ def check_stage(stage: Stage, earlier: Known, mesh: Mesh) -> None:
         )
     if stage.average is not None and stage.average < 0.0:
         raise ValueError(f"{where}: average is {stage.average}; it must be 0 (all steps alike) or more, 3 is tested")
-    mesh.check_rows(stage.rows // stage.accumulate)
-    mesh.check_columns(stage.length)
-    for learner in stage.learners:
-        mesh.check_model(learner.name, learner.model)
+    check_mesh(stage, mesh, stage.rows // stage.accumulate)
     for learner in stage.learners:
         if not isinstance(learner.loss, Loss):
             raise ValueError(
@@ -57,6 +54,14 @@ def check_stage(stage: Stage, earlier: Known, mesh: Mesh) -> None:
             f"{where}: packed rows have several questions, and a rollout completes one prompt a row, a pacing counts "
             f"one question a row; it has rollout={stage.rollout} and pacing={stage.pacing}: leave packed out, or both"
         )
+
+
+def check_mesh(stage: Staged, mesh: Mesh, rows: int) -> None:
+    """Refuses micro-batches of so many rows, rows and models of a stage that its mesh cannot share out equally."""
+    mesh.check_rows(rows)
+    mesh.check_columns(stage.length)
+    for learner in stage.learners:
+        mesh.check_model(learner.name, learner.model)
 
 
 def check_counts(stage: Staged, names: tuple[str, ...]) -> None:
@@ -156,6 +161,7 @@ def _check_held(stage: Stage, mesh: Mesh) -> None:
         raise ValueError(f"{asked}, and {stage.teacher!r} learns beside its students; leave them out")
     if stage.teacher_on is not None:
         stage.teacher_on.check_rows(stage.rows)  # of all micro-batches: it may take them at once
+        stage.teacher_on.check_columns(stage.length)
         try:
             stage.teacher_on.check_apart(mesh)
         except ValueError as error:

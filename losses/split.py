@@ -62,7 +62,8 @@ class Split:
         return jnp.sum(totals), notes
 
     def _fit(self, axes: tuple[str, ...], size: int) -> tuple[str, ...]:
-        parts, found = 1, ()
+        parts = 1
+        found: tuple[str, ...] = ()
         for axis in axes:
             if size % (parts * self.mesh.shape[axis]) == 0:
                 parts, found = parts * self.mesh.shape[axis], (*found, axis)

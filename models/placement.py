@@ -89,13 +89,14 @@ class Placement:
         A letter's axes are left out where a dimension does not divide, for all operands alike.
         """
         sizes: dict[str, int] = {}
-        is_letters = lambda one: one is None or isinstance(one, tuple)  # noqa: E731
         for tree, names in zip(operands, letters, strict=True):
             for leaf in jax.tree.leaves(tree):
                 sizes |= dict(zip(names or (), leaf.shape, strict=False))
         fixed = {letter: self.spec((letter,), (size,))[0] for letter, size in sizes.items()}
         specs = tuple(Spec(*[fixed[letter] for letter in names or ()]) for names in letters)
-        outs = jax.tree.map(lambda names: Spec(*[fixed.get(letter) for letter in names or ()]), out, is_leaf=is_letters)
+        outs = jax.tree.map(
+            lambda names: Spec(*[fixed.get(letter) for letter in names or ()]), out, is_leaf=_is_letters
+        )
         return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=outs, check_vma=False)(*operands)
 
     def look_up(self, table: Float[Array, "v d"], ids: Int[Array, "b t"], dtype: str) -> Float[Array, "b t d"]:
@@ -129,6 +130,10 @@ class Placement:
         for axis in axes:
             size *= self.mesh.shape[axis]
         return size
+
+
+def _is_letters(one: Any) -> bool:
+    return one is None or isinstance(one, tuple) and all(isinstance(letter, str) for letter in one)
 
 
 def along(entry: Any) -> tuple[str, ...]:

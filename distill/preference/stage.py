@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from distill.data.loader import Loader
 from distill.data.source import Source
-from distill.door import check_counts, check_learners
+from distill.door import check_counts, check_learners, check_mesh
 from distill.mesh import Mesh
 from distill.preference.pairs import Mining
 from distill.rl.stage import Reinforcement
@@ -138,7 +138,7 @@ class Preference:
 
     def check(self, earlier: Known, mesh: Mesh) -> None:
         """Refuses what would fail, or mislead, later; that its start is there has been seen to (`check_start`)."""
-        mesh.check_rows(self.rows // self.accumulate)
+        check_mesh(self, mesh, self.rows // self.accumulate)
         check_learners(self, earlier)
         start = str(self.learner.start)
         if earlier[start].model != self.learner.model:

@@ -12,7 +12,7 @@ from distill.curriculum.sampler import Learnability, Sampler
 from distill.curriculum.selection import Selection, check_selection
 from distill.curriculum.tracker import Tracker
 from distill.data.loader import Loader
-from distill.door import check_heard, check_learners
+from distill.door import check_heard, check_learners, check_mesh
 from distill.mesh import Mesh
 from distill.rl.actors import Threads
 from distill.rl.order import EarliestDeadline, FirstInFirstOut, Limits
@@ -237,7 +237,7 @@ class Reinforcement:
 
     def check(self, earlier: Known, mesh: Mesh) -> None:
         """Refuses what would fail, or mislead, later."""
-        mesh.check_rows(self.rows // self.updates // self.accumulate)
+        check_mesh(self, mesh, self.rows // self.updates // self.accumulate)
         self.actors.check(self.name, self.actor_on, mesh)
         check_learners(self, earlier)
         if self.teacher is not None:

@@ -15,6 +15,40 @@ def test_a_mesh_that_needs_more_devices_says_what_would_fit():
         Mesh(data=2, fsdp=32).build()
 
 
+def test_what_would_fit_takes_back_the_axes_that_are_too_many():
+    with pytest.raises(ValueError, match=r"Mesh\(data=1, fsdp=6, expert=4, tensor=2\) needs 48 devices, found 8 .*"
+                       r"set --mesh.data 4 --mesh.fsdp 2 --mesh.expert 1 --mesh.tensor 1, or use --tiny"):  # fmt: skip
+        Mesh(fsdp=6, expert=4, tensor=2).build()
+
+
+def test_a_mesh_behind_the_last_device_says_what_it_needs():
+    with pytest.raises(ValueError, match=r"from device 6 on needs 10 devices, found 8 .*; make it or the mesh before"):
+        Mesh(context=4, first=6).build()
+
+
+def test_columns_that_do_not_divide_over_the_mesh_in_pairs_are_refused():
+    with pytest.raises(
+        ValueError, match=r"rows of 20 tokens .* Mesh\(data=1, fsdp=1, context=4\): context=4 needs .* 8"
+    ):
+        Mesh(context=4).check_columns(20)
+    Mesh(context=4).check_columns(24)
+    Mesh(fsdp=8).check_columns(15)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        (Mesh(tensor=4), "'student' has 2 key/value heads, which .* over tensor=4; set --mesh.tensor 2"),
+        (Mesh(expert=6), "'student' has 4 experts, which .* over expert=6; set --mesh.expert 2"),
+    ],
+    ids=str,
+)
+def test_heads_and_experts_that_the_mesh_cannot_share_out_are_refused(mesh, message):
+    with pytest.raises(ValueError, match=message):
+        mesh.check_model("student", learner().model)
+    Mesh(expert=4, tensor=2).check_model("student", learner().model)
+
+
 def test_an_axis_below_one_is_refused():
     with pytest.raises(ValueError, match="every axis must be at least 1"):
         Mesh(data=0)

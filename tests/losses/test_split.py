@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from losses import Batch, Distill, Evidence, NoGate, Place, Split, TeacherConfidence, Window, token_logps
+from losses import Batch, Distill, Evidence, NoGate, Place, Split, TeacherGold, Window, token_logps
 from losses.split import shared
 from tests.losses.worked import assert_close, case
 
 DEVICES = ("rows", "width", "columns")
 GATES = {
-    "reach 0": TeacherConfidence(),
+    "reach 0": TeacherGold(),
     "reach 3": Evidence(scope=Window(size=3)),
     "reach None": Evidence(scope=Batch()),
     "trust": NoGate(),

@@ -79,5 +79,4 @@ def stacked(run):
 
 
 def test_no_second_copy_of_the_weights_is_kept_for_the_gradient():
-    assert LAYERS["w"].shape in stacked(jaxs)  # what this is about
     assert stacked(ours) and LAYERS["w"].shape not in stacked(ours)

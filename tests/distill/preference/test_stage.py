@@ -83,6 +83,7 @@ def test_a_stage_that_fits_is_let_in():
             "'student' is of another architecture than 'begun', its start and reference; give it the model of 'begun'",
         ),
         ({}, EARLIER, Mesh(data=3), "8 rows a batch do not divide over"),
+        ({}, EARLIER, Mesh(tensor=5), "key/value heads, which .* over tensor=5"),
         ({"length": 10**6}, EARLIER, Mesh(), "rows of 1000000 tokens are longer than the"),
     ],
 )  # fmt: skip

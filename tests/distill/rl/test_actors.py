@@ -102,6 +102,7 @@ def test_actors_that_share_an_inbox_all_end_when_they_are_told_to():
     [
         (Mesh(data=2), Mesh(first=1), r"stage 'rl': the actor's mesh and the learner's overlap: .*actor-on.first 2"),
         (Mesh(data=3), None, r"16 rows a batch do not divide over Mesh\(data=3, fsdp=1\)"),
+        (Mesh(tensor=5), None, "key/value heads, which .* over tensor=5"),
     ],
 )
 def test_meshes_that_cannot_be_are_refused_before_anything_is_drawn(mesh, own, message):
