@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import gpu, gpu_step, gpu_torch
-from benchmarks.gpu_kernels import Routed, Seen
+from benchmarks.gpu_kernels import DISPATCHES, Routed, Seen
 from benchmarks.gpu_table import Ceilings, Contest, Refused, Row
 from models.config import BEHEMOTH_MINI, SCOUT_MINI
 from models.cost import active
@@ -25,7 +25,10 @@ def record(tmp_path_factory):
 def test_every_row_of_the_table_follows_from_its_seconds_and_the_ceilings_of_the_call(record):
     card = record["ceilings"]
     rows = [row for row in record["rows"] if "seconds" in row]
-    assert [row["name"] for row in rows] == [f"{way}, tiny" for way in ("Ragged", "Capacity 1.25", "Blocks", "Dense")]
+    # XLA:CPU may refuse a batched product of bfloat16 into float32: then Capacity is named with the reason.
+    told = {row["name"]: "seconds" in row for row in record["rows"] if row["part"] == "experts"}
+    assert set(told) == {f"{way}, tiny" for way in DISPATCHES}
+    assert all(measured for name, measured in told.items() if "Capacity" not in name)
     for row in rows:
         assert row["utilisation"] == pytest.approx(row["flops"] / row["seconds"] / card["flops"])
         assert row["tokens_per_second"] == pytest.approx(32 / row["seconds"])
