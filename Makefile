@@ -38,7 +38,8 @@ unit: $(FULL)
 notebooks: $(FULL)
 	.venv/bin/python -m pytest -n 2 --nbmake --nbmake-timeout=900 --timeout=0 notebooks
 
-proofs: $(PROOFS)
+proofs: $(FULL) $(PROOFS)
+	.venv/bin/python -m pytest -n 2 -m slow
 	for proof in proofs/*.py; do echo "$$proof" && .venv-proofs/bin/python "$$proof" || exit 1; done
 
 bench: $(CORE) $(PEERS)
