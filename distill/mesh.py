@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -79,7 +80,7 @@ class Mesh:
         """Number of devices in the mesh."""
         return math.prod(self.shape)
 
-    def build(self, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    def build(self, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
         """The mesh over `size` devices from `first` on, of those that are here or of these.
 
         Raises:
@@ -143,7 +144,7 @@ class Mesh:
                 )
 
 
-def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+def _grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
     """Devices by mesh axes; on a torus so that the axes lie along its rings."""
     if devices[0].platform == "tpu" and _is_block(devices):
         return mesh_utils.create_device_mesh(shape, list(devices), allow_split_physical_axes=True)

@@ -18,7 +18,7 @@ from models.moe import Dispatch, suited
 from models.placement import Placement
 from models.remat import Everything, Inputs, Products
 
-T = TypeVar("T")
+T = TypeVar("T", bound=nnx.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
