@@ -51,10 +51,10 @@ class Split:
 
         def own(hidden: Array, head: Array, pages: Any) -> tuple[Array, PyTree]:
             if at_once:
-                asked: Any = _at_once(function, width, hidden, head, pages)
-                total, notes = asked
+                found: Any = _at_once(function, width, hidden, head, pages)
             else:
-                total, notes = function(hidden, _whole(head, width), pages)
+                found = function(hidden, _whole(head, width), pages)
+            total, notes = found
             return jnp.full((1, 1), total), notes
 
         call = jax.shard_map(own, mesh=self.mesh, in_specs=(here, kept, paged), out_specs=(here, here), check_vma=False)

@@ -52,11 +52,11 @@ def programs(experiment: Experiment, stage: Stage, devices: Sequence[Any]) -> tu
     )
     step = Step(stage.learners, stage.steps, execution, (), stage.beside, stage.average)
     jitted = compiled_for(step, home, states)
-    rows = dataclasses.replace(batch, heard=None)
+    rows, names = dataclasses.replace(batch, heard=None), [one.name for one in stage.learners]
     return (
         *found,
         Program(
-            name=f"{stage.name}: {' and '.join(one.name for one in stage.learners)} learn",
+            name=f"{stage.name}: {' and '.join(names)} learn{'s' * (len(names) == 1)}",
             mesh=home,
             lower=lambda: jitted.lower(states, teacher, batch),
             held={**held_by(stage.learners, states), **heard, "batch": rows},

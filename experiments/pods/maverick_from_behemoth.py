@@ -5,10 +5,11 @@ python -m distill.plan experiments/pods/maverick_from_behemoth.py --topology v5p
 
 from distill import Mesh, Stage, launch
 from distill.hold import Bfloat16
+from distill.presets import preset
 from experiments.pods.sizes import LENGTH, experiment, student, teaching
 from models.config import BEHEMOTH, MAVERICK
 
-MESH = Mesh(fsdp=8, expert=16)
+MESH = preset(128)
 TEACHER = Mesh(data=8, fsdp=8, expert=8, first=MESH.size)
 """eight copies of the teacher, each on 64 chips"""
 STAGE = Stage(

@@ -3,11 +3,12 @@
 python -m distill.plan experiments/pods/scout.py --topology v5p:2x4x4
 """
 
-from distill import Mesh, Stage, launch
+from distill import Stage, launch
+from distill.presets import preset
 from experiments.pods.sizes import LENGTH, experiment, student
 from models.config import SCOUT
 
-MESH = Mesh(fsdp=8, expert=4)
+MESH = preset(32)
 STAGE = Stage(name="scout", learners=(student("scout", SCOUT),), steps=1000, rows=MESH.size, length=LENGTH)
 EXPERIMENT = experiment("scout", STAGE, mesh=MESH)
 

@@ -5,13 +5,14 @@ python -m distill.plan experiments/pods/scout_from_maverick.py --topology v5p:8x
 
 from dataclasses import replace
 
-from distill import Mesh, Stage, launch
+from distill import Stage, launch
 from distill.hold import Bfloat16
+from distill.presets import preset
 from experiments.pods.sizes import LENGTH, POD, experiment, student, teaching
 from models.config import MAVERICK, SCOUT
 from models.remat import Products
 
-MESH = Mesh(fsdp=64, expert=8)
+MESH = preset(512)
 KEPT = replace(POD, remat=Products())
 """there is room to keep what products gave: nothing large is computed twice"""
 STAGE = Stage(

@@ -3,11 +3,12 @@
 python -m distill.plan experiments/pods/scout_small_slice.py --topology v5p:2x2x4
 """
 
-from distill import AdamW, Mesh, Stage, launch
+from distill import AdamW, Stage, launch
+from distill.presets import preset
 from experiments.pods.sizes import LENGTH, experiment, student
 from models.config import SCOUT
 
-MESH = Mesh(fsdp=4, expert=4)
+MESH = preset(16)
 LEARNER = student("scout", SCOUT, optimizer=AdamW(moments="bfloat16"))
 STAGE = Stage(name="scout", learners=(LEARNER,), steps=1000, rows=MESH.size, length=LENGTH)
 EXPERIMENT = experiment("scout_small_slice", STAGE, mesh=MESH)

@@ -103,7 +103,7 @@ def test_the_report_says_all_of_it(told):
 def test_a_figure_is_drawn_of_several(told):
     left, right = figure.draw([told, told]).axes
     assert [text.get_text() for text in left.get_yticklabels()] == [
-        "planned, h100:1x8\nbehemoth is asked", "planned, h100:1x8\na learn",
+        "planned, h100:1x8\nbehemoth is asked", "planned, h100:1x8\na learns",
     ] * 2  # fmt: skip
     assert [text.get_position()[1] for text in right.texts] == pytest.approx([0.3, 2.3])  # amid a plan's programs
 
