@@ -329,7 +329,7 @@ def test_what_a_row_cannot_hold_is_refused(name, value, message):
         FORM.pack(row)
 
 
-@pytest.mark.parametrize("captured", [1, 2, 4])
+@pytest.mark.parametrize("captured", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_what_some_processes_captured_any_number_reads(text, tmp_path, captured):
     folder = tmp_path / "shared"
     for process in reversed(range(captured)):
