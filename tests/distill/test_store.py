@@ -521,16 +521,22 @@ def trained(text, tmp_path_factory):
     return base
 
 
+@pytest.fixture(scope="module")
+def learned(text, trained):
+    """And a run that learned from the store."""
+    run_experiment(two_stages(text, str(trained / "store")), trained / "from_store", quiet=True)
+    return trained
+
+
 def curve(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line["student/soft"] for line in lines if line["stage"] == "distil" and line["kind"] == "train"]
 
 
-def test_a_run_from_the_store_is_the_run_with_the_teacher_and_goes_on_where_it_was_stopped(text, trained, monkeypatch):
+def test_a_run_from_the_store_is_the_run_with_the_teacher_and_goes_on_where_it_was_stopped(text, learned, monkeypatch):
     from distill.loop import Interrupted
 
-    one = two_stages(text, str(trained / "store"))
-    run_experiment(one, trained / "from_store", quiet=True)
+    one, trained = two_stages(text, str(learned / "store")), learned
     np.testing.assert_allclose(curve(trained / "from_store"), curve(trained / "live"), rtol=1e-4)
     interrupt(monkeypatch, "distil", 3)
     with pytest.raises(Interrupted):
@@ -541,7 +547,8 @@ def test_a_run_from_the_store_is_the_run_with_the_teacher_and_goes_on_where_it_w
     assert one == two
 
 
-def test_a_run_from_the_store_never_reads_its_teacher(text, trained, tmp_path, monkeypatch):
+def test_a_run_from_the_store_never_reads_its_teacher(text, learned, tmp_path, monkeypatch):
+    trained = learned
     one = two_stages(text, str(trained / "store"))
     shutil.copytree(trained / "from_store", tmp_path / "again")
     shutil.rmtree(tmp_path / "again" / "checkpoints" / "distil")
