@@ -31,7 +31,7 @@ def test_columns_that_do_not_divide_over_the_mesh_in_pairs_are_refused():
         ValueError, match=r"rows of 20 tokens .* Mesh\(data=1, fsdp=1, context=4\): context=4 needs .* 8"
     ):
         Mesh(context=4).check_columns(20)
-    Mesh(context=4).check_columns(24)
+    Mesh(context=4).check_columns(40)
     Mesh(fsdp=8).check_columns(15)
 
 

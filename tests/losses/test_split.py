@@ -34,8 +34,8 @@ ALL = split(2, 2, 2)
 
 
 @cache
-def given(t=12, v=11):
-    return case(jax.random.key(0), b=4, t=t, d=6, v=v)
+def given():
+    return case(jax.random.key(0), b=4, t=12, d=6, v=11)
 
 
 def found(loss, over, arguments, scale=1.0):
@@ -74,7 +74,9 @@ def test_sizes_that_do_not_divide_are_left_whole():
 
 
 def test_a_vocabulary_as_long_as_the_row_is_not_split_and_the_same():
-    alike, loss = given(t=12, v=12), Distill(gate=GATES["reach 3"], chunk=4)
+    """The teacher's head [4 12] could be taken for a page of 4 rows of 12 columns."""
+    alike, loss = case(jax.random.key(0), b=4, t=12, d=2, v=12), Distill(gate=GATES["reach 3"], chunk=4)
+    assert alike["signal"].head.shape == alike["labels"].shape
     assert_close(found(loss, ALL, alike), found(loss, None, alike), rtol=1e-5, atol=1e-5)
 
 
