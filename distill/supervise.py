@@ -10,7 +10,6 @@ Exit codes are those of the command: 0, it is finished; 75 or 130, it was told t
 command goes on. Anything else is a failure that restarts did not get over.
 """
 
-import ctypes
 import os
 import signal
 import socket
@@ -35,6 +34,19 @@ LOOK = 0.1
 """seconds between looks at the processes"""
 WORDS = 15
 """last lines of a process that are shown when it has failed"""
+
+
+FOLLOW = f"""
+import ctypes, os, sys
+prctl = getattr(ctypes.CDLL(None), "prctl", None)
+if prctl is not None:
+    prctl({PDEATHSIG}, {int(signal.SIGTERM)})
+try:
+    os.execvp(sys.argv[1], sys.argv[1:])
+except OSError as error:
+    sys.exit(f"supervise: {{sys.argv[1]}}: {{error.strerror}}")
+"""
+"""asks for a signal when its parent is gone, and becomes the command"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,13 +185,9 @@ class _Attempt:
 
 def _start(command: list[str], known: dict[str, str], log: IO[bytes] | None) -> "subprocess.Popen[bytes]":
     """A process that hears of Ctrl-C from its supervisor alone, and saves and stops when that is gone (Linux)."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-
-    def follow() -> None:
-        if prctl is not None:
-            prctl(PDEATHSIG, signal.SIGTERM)
-
-    return subprocess.Popen(command, env=known, stdout=log, stderr=log, start_new_session=True, preexec_fn=follow)
+    # Not by preexec_fn: JAX, where it is loaded, warns of every fork that runs Python.
+    following = [sys.executable, "-I", "-S", "-c", FOLLOW, *command]
+    return subprocess.Popen(following, env=known, stdout=log, stderr=log, start_new_session=True)
 
 
 def _free_port() -> int:
