@@ -151,6 +151,7 @@ def text(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_with_a_teacher_apart_that_was_cut_a_batch_ahead_goes_on_to_the_same_bits(text, tmp_path, monkeypatch):
     far = small(text, teacher_on=Mesh(data=2, first=2), accumulate=2)
     whole = run_experiment(far, tmp_path / "whole", quiet=True)

@@ -149,7 +149,9 @@ def truncate(file):
     os.truncate(file, file.stat().st_size // 2)
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, os.remove])
+@pytest.mark.parametrize(
+    "damage", [flip, *(pytest.param(one, marks=pytest.mark.slow) for one in (truncate, os.remove))]
+)
 def test_damage_to_any_file_is_either_seen_or_harmless(tmp_path, damage):
     saved(tmp_path / "whole", 1, 2)
     files = [file for file in sorted((tmp_path / "whole" / "2").rglob("*")) if file.is_file() and file.stat().st_size]

@@ -203,6 +203,7 @@ def test_the_tiny_form_matches_all_layers():
     assert isinstance(tiny, Experiment) and tiny.stages[1].learners[0].features == Hidden()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_to_the_same_numbers_and_its_weights_hold_no_map(text, tmp_path):
     one = replace(TAUGHT, model=replace(MOE, vocab=272), features=Hidden(distance=Angle()))
     voice = learner("teacher", model=replace(WIDE, vocab=272))

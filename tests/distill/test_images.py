@@ -296,6 +296,7 @@ def small(**changes):
     return Experiment(**{"name": "greys", "stages": stages, "corpus": Greys(), "held_out": 1, "glance": 1} | changes)
 
 
+@pytest.mark.slow
 def test_a_run_on_images_that_is_stopped_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
     run_experiment(small(), tmp_path / "whole", quiet=True)
     interrupt(monkeypatch, "distil", 3)

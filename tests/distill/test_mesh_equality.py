@@ -109,10 +109,10 @@ def assert_equal(one, mesh, teacher=TEACHER):
 MESHES = [
     Mesh(data=2, fsdp=4),
     Mesh(fsdp=2, expert=4),
-    Mesh(data=4, expert=2),
+    pytest.param(Mesh(data=4, expert=2), marks=pytest.mark.slow),
     Mesh(fsdp=4, tensor=2),
     Mesh(fsdp=2, context=4),
-    Mesh(context=8),
+    pytest.param(Mesh(context=8), marks=pytest.mark.slow),
     Mesh(expert=2, context=2, tensor=2),
 ]
 

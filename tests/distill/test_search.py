@@ -49,6 +49,7 @@ def command(file, folder, trials):
     return [sys.executable, "-m", "distill.search", *asked]
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_goes_on_and_names_the_best(file, tmp_path):
     first = subprocess.Popen(command(file, tmp_path, 3), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(tmp_path.glob("trial-*/metrics.jsonl")):

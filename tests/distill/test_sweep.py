@@ -118,6 +118,7 @@ def test_a_sweep_that_is_killed_goes_on(text, tmp_path):
     assert "alone: learn student" in done.stdout
 
 
+@pytest.mark.slow
 def test_trials_run_as_jobs_and_a_second_call_asks_for_none_twice(text, tmp_path):
     """Submitit's stand-in for a cluster: the same jobs as processes on this machine."""
     file = tmp_path / "mine.py"

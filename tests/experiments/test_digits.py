@@ -59,6 +59,7 @@ def test_without_scikit_learn_there_is_a_message(monkeypatch):
         read_digits()
 
 
+@pytest.mark.slow
 def test_a_small_version_ends_with_its_figures(tmp_path, capsys, monkeypatch):
     # The same stages with one layer: of the tiny one, nearly all the time goes into compiling.
     layer = {"layers": 1, "pattern": (Layer(rope=True, moe=False),)}

@@ -43,6 +43,7 @@ def test_every_variant_takes_sixteen_times_the_length():
     assert all(config.max_positions == 16 * needle.LENGTH for config in needle.VARIANTS.values())
 
 
+@pytest.mark.slow
 def test_the_experiment_runs_and_draws_its_figure(tmp_path, monkeypatch, capsys):
     stage = Stage(
         name="learn",

@@ -64,6 +64,7 @@ def test_methods_differ_in_loss_rollout_and_rate_alone(tmp_path, monkeypatch):
     assert len(alike) == 1 and [one.name for one in stages] == list(METHODS)
 
 
+@pytest.mark.slow
 def test_a_small_version_ends_with_its_table(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "seed0"
     for one in prepare(folder, tiny=True):

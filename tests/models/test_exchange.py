@@ -47,7 +47,9 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize(
+    "devices", [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("dispatch", WAYS.values(), ids=WAYS.keys())
 def test_experts_on_several_devices_answer_and_learn_as_on_one(dispatch, devices):
     spread = Exchange(place(experts=devices), dispatch)
