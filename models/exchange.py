@@ -100,9 +100,8 @@ def _by_capacity(there: _There, dispatch: Capacity, x, ids, scores, gate_up, dow
 def _dropless(there: _There, dispatch: Dispatch, x, ids, scores, gate_up, down) -> Float[Array, "n d"]:
     """Every device has as many places for each other one as that has choices: enough, should all go to one."""
     own = gate_up.shape[0]
-    nowhere = own * there.hosts
-    # What goes nowhere has no device to go to either.
-    slots = place_in_slots(jnp.where(ids < nowhere, ids // own, there.hosts), there.hosts, ids.size)
+    # What goes nowhere, one past the last expert, comes out as one past the last device.
+    slots = place_in_slots(ids // own, there.hosts, ids.size)
     sent = fill(x, scores, slots)
     expert = jnp.where(slots.filled, jnp.take(rearrange(ids, "n r -> (n r)"), slots.choice, mode="clip") % own, own)
     came, asked = (jax.lax.all_to_all(each, there.experts, 0, 0, tiled=True) for each in (sent, expert))

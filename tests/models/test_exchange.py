@@ -1,5 +1,7 @@
 """Experts spread over devices answer as those of one device do, and who has no place is dropped device by device."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,3 +107,16 @@ def test_gradients_of_experts_stay_where_the_experts_are():
     weights = jax.device_put((gate_up, down), home)
     for slope in jax.jit(jax.grad(loss, (0, 1)))(*weights):
         assert slope.sharding.shard_shape(slope.shape)[0] == 1
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Answers every token with the number of those that go to an expert here."""
+
+    def __call__(self, x, ids, scores, gate_up, down):
+        return jnp.full(x.shape, jnp.sum(ids < gate_up.shape[0]), x.dtype)
+
+
+def test_a_device_pays_for_the_tokens_that_come_and_not_for_the_room_that_it_has():
+    y = jax.jit(lambda *given: Exchange(place(experts=4), Counting())(*given))(*given(EVEN[..., :1] // 2 * 2))
+    np.testing.assert_array_equal(y, B * T // 4)
