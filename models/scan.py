@@ -23,8 +23,9 @@ def scan_layers(
 
     What they share gets no gradient, nor does what is beside them.
 
-    The gradient of jax's own scan stacks up all that one step needs, the weights of its layer among it, which are there
-    already: as much memory again as all layers' weights. Here what a step was given is not kept.
+    What a step was given is not kept for the gradient but read again where it lies, by construction. jax's own scan does
+    as much where it sees what a step hands on (on a CPU, jax 0.10.2: no difference); it stacked the weights up, as much
+    memory again, where a barrier made them look new.
     """
     return _scan(body, unroll, shared, x, layers, beside)
 
