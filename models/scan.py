@@ -23,9 +23,9 @@ def scan_layers(
 
     What they share gets no gradient, nor does what is beside them.
 
-    What a step was given is not kept for the gradient but read again where it lies, by construction. jax's own scan does
-    as much where it sees what a step hands on (on a CPU, jax 0.10.2: no difference); it stacked the weights up, as much
-    memory again, where a barrier made them look new.
+    What a step was given is not kept for the gradient but read again where it lies, by construction. jax's own scan
+    does as much where it sees what a step hands on (on a CPU, jax 0.10.2: no difference); it stacked the weights up, as
+    much memory again, where a barrier made them look new.
     """
     return _scan(body, unroll, shared, x, layers, beside)
 
