@@ -261,19 +261,11 @@ def kills(root: Path, table: Table) -> None:
 
 
 def stores(root: Path, table: Table) -> None:
-    """Captured by 2 processes that hold the teacher together, and by 1; read by 1, 2 and 4."""
+    """Captured by 2 processes that hold the teacher together, and by 1; learned from by 1 and 2."""
     taken = []
     for count in (1, 2):
         to = root / f"store{count}"
-        capture = [
-            sys.executable,
-            "-m",
-            "distill.store",
-            "capture",
-            str(Path(__file__)),
-            str(reference(root, 1)),
-            str(to),
-        ]
+        capture = [sys.executable, "-m", "distill.store", "capture", __file__, str(reference(root, 1)), str(to)]
         Group([*capture, "--stage", "distil", "--dtype", "float32", "--", *MESHES[count]], count).end()
         rows = Rows(Store(to))
         taken.append([rows[number] for number in range(len(rows))])
