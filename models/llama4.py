@@ -15,7 +15,6 @@ from models.execution import Execution
 from models.layers import RMSNorm, Rotation, SwiGLU, contract, draw, output_std
 from models.layout import Layout
 from models.moe import Bias, Dispatch, MoE, Routes, Routing, in_order, select
-from models.scan import scan_layers
 from models.trace import Trace
 from models.vision import VisionEncoder, fuse
 
@@ -223,13 +222,14 @@ class Llama4(nnx.Module):
         self._check(tokens, layout, bias)
         rotation = Rotation.at(layout.positions, self.config)
 
-        def step(shared: tuple[Layout, Rotation], x: Array, period: Period, own_bias: Bias) -> tuple[Array, Any]:
-            states, routings, betweens = period(x, *shared, own_bias, execution)
+        def step(x: Array, each: tuple[Period, Bias]) -> tuple[Array, Any]:
+            period, own_bias = each
+            states, routings, betweens = period(x, layout, rotation, own_bias, execution)
             return states[-1], (routings, (states, period.routers(betweens)) if keep else ([], []))
 
         features = None if images is None else self.look(images, execution)
         x = self.read(tokens, layout, execution, features)
-        last, (routings, kept) = scan_layers(step, (layout, rotation), x, self.periods, bias, execution.unroll)
+        last, (routings, kept) = jax.lax.scan(step, x, (self.periods, bias), unroll=execution.unroll)
         return self.norm(last), in_order(routings, self.config.experts), kept, x
 
     def _check(self, tokens: Int[Array, "b t"], layout: Layout, bias: Bias) -> None:
