@@ -20,6 +20,7 @@ from distill.teacher import LiveTeacher, Teacher, listen
 from losses import Anchor, Credit, Signal, Tally
 from models.execution import Execution
 from models.llama4 import Llama4
+from models.taps import tapped, taps
 from models.trace import Trace
 
 Metrics = dict[str, Tally]
@@ -99,8 +100,10 @@ class Step:
           inside: the teacher's pass, for a learner that is compared with it; without it, it is compared with nothing.
         """
 
-        def objective(params: PyTree) -> tuple[Float[Array, ""], tuple[Metrics, PyTree, Float[Array, "l e"]]]:
-            model, projection = divided(params)
+        params = moving(state)
+
+        def objective(by: PyTree) -> tuple[Float[Array, ""], tuple[Metrics, PyTree, Float[Array, "l e"]]]:
+            model, projection = divided(tapped(params, by))
             bias = batch.bias(state.weights.bias, learner.model.periods)
             read = (batch.tokens, batch.layout(), bias, self.execution, batch.images)
             trace = model.trace(*read) if learner.opens and inside is not None else None
@@ -119,7 +122,8 @@ class Step:
                 total, metrics = total + like, metrics | told
             return total, (metrics, seen, routing.counts)
 
-        gradient, (metrics, seen, load) = jax.grad(objective, has_aux=True)(moving(state))
+        by = taps(params, self.execution.gradients)
+        gradient, (metrics, seen, load) = jax.grad(objective, has_aux=True)(by)
         return Slope(gradient, metrics, seen, load)
 
     def update(self, learner: Learner, state: State, slope: Slope) -> tuple[State, Metrics]:
@@ -161,11 +165,12 @@ def compiled_for(step: Step, mesh: jax.sharding.Mesh, states: tuple[State, ...])
 
 
 def accumulate(slopes: Callable[[Batch], PyTree], batch: Batch) -> PyTree:
-    """Sum of `slopes` over micro-batches [a, b, t]; one micro-batch needs no loop."""
+    """Sum of `slopes` over micro-batches [a, b, t], at least in float32; one micro-batch needs no loop."""
     first = jax.tree.map(lambda x: x[0], batch)
     if batch.tokens.shape[0] == 1:
         return slopes(first)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(slopes, first))
+    wide = lambda dtype: jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype  # noqa: E731
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x.dtype)), jax.eval_shape(slopes, first))
     return jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, slopes(part)), None), zeros, batch)[0]
 
 

@@ -17,6 +17,7 @@ from models.layers import cast
 from models.moe import Dispatch, suited
 from models.placement import Placement
 from models.remat import Everything, Inputs, Products
+from models.taps import Tapped
 
 T = TypeVar("T", bound=nnx.Module)
 
@@ -27,6 +28,9 @@ class Execution:
 
     dtype: of matrix products and the residual stream, "float32" or "bfloat16"; parameters are cast period by period.
         Norm scales and routers stay in float32, as do norms, softmaxes and rotations.
+    gradients: dtype in which the gradients of layers' matrices are kept from their products to the optimizer, "float32"
+        or, where products are in it, "bfloat16": half the memory, each rounded to 8 bits. Sums over micro-batches are
+        in float32 whatever it is.
     unroll: periods of layers per iteration of the scan; more compiles longer and may run faster.
     remat: what is kept for the gradient; the rest is computed again.
     dispatch: how tokens get to their experts; None takes what suits the backend.
@@ -36,6 +40,7 @@ class Execution:
     """
 
     dtype: str = "float32"
+    gradients: str = "float32"
     unroll: int = 1
     remat: Everything | Inputs | Products = Everything()
     dispatch: Dispatch | None = None
@@ -47,6 +52,11 @@ class Execution:
         """Refuses what cannot run."""
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f'Execution.dtype is "{self.dtype}"; it must be "float32" or "bfloat16"')
+        if self.gradients not in ("float32", self.dtype):
+            raise ValueError(
+                f'Execution.gradients is "{self.gradients}"; with products in {self.dtype} it must be "float32"'
+                + (f' or "{self.dtype}"' if self.dtype != "float32" else '; for "bfloat16" set dtype to it as well')
+            )
         if self.unroll < 1:
             raise ValueError(f"Execution.unroll is {self.unroll}; it must be at least 1 period")
 
@@ -63,7 +73,7 @@ class Execution:
         """
         if numbers is not None and self.placement is not None and self.platform == "tpu":
             one = (jnp.max(numbers) >= 0).astype(jnp.float32)
-            module = jax.tree.map(lambda weight: weight * one, module)
+            module = jax.tree.map(lambda weight: weight * one, module, is_leaf=lambda leaf: isinstance(leaf, Tapped))
         own = cast(module, self.dtype)
         return own if self.placement is None else self.placement.gather(own)
 

@@ -13,13 +13,15 @@ from distill import apart
 from distill import mesh as meshes
 from distill.data.batch import Batch
 from distill.experiment import Experiment
-from distill.plan.programs import Program, Work, array, bytes_of, heard_weights, on
+from distill.plan.programs import Program, Work, array, bytes_of, heard_weights, on, placed
 from distill.stage import Learner, Stage, Staged
 from distill.state import State, Weights, abstract
 from distill.step import Step, compiled_for
 from distill.stored import Store
 from distill.targets import Form
 from distill.teacher import Council, HeardTeacher, LiveTeacher, Silent, StoredTeacher, Teacher
+from models.execution import Execution
+from models.taps import taps
 
 HEARD = "hidden states of the teacher"
 """what comes with a batch from a teacher that lives elsewhere"""
@@ -62,11 +64,24 @@ def programs(experiment: Experiment, stage: Stage, devices: Sequence[Any]) -> tu
             held={**held_by(stage.learners, states), **heard, "batch": rows},
             work=_work(experiment, stage, execution, far is None),
             accumulate=stage.accumulate,
+            gradients=gradient_bytes(stage.learners, states, execution, stage.accumulate, home),
             loss=sum(loss_bytes(one, stage, home, stage.teacher is not None) for one in stage.learners),
             touched=sum(update_bytes(state) for state in states),
             notes=notes,
         ),
     )
+
+
+def gradient_bytes(
+    learners: Sequence[Learner], states: Sequence[State], execution: Execution, parts: int, mesh: jax.sharding.Mesh
+) -> dict[str, float]:
+    """Bytes of one device that gradients take, by learner: in the dtype they are kept in, sums of parts in float32."""
+    dtype = execution.gradients if parts == 1 else "float32"
+    shapes = {
+        one.name: jax.eval_shape(lambda model: taps(model, dtype), state.weights.model)
+        for one, state in zip(learners, states, strict=True)
+    }
+    return {name: bytes_of(placed(model, mesh)) for name, model in shapes.items()}
 
 
 def update_bytes(state: State) -> float:

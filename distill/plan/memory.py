@@ -27,17 +27,12 @@ def rows(program: Program, compiled: Compiled, beside: float) -> list[dict[str, 
     memory = compiled.memory
     if memory is None:
         return found
-    learned = [name for name, _ in program.held.items() if name.endswith((": parameters", ": head"))]
-    gradients: dict[str, float] = {}
-    for name in learned:
-        learner = name.split(": ")[0]
-        gradients[learner] = gradients.get(learner, 0.0) + bytes_of(program.held[name])
     padding = max(memory.arguments - _held(program), 0.0)
     found.append({"what": "padding of arguments", "bytes": padding, "known": "compiler, less the above"})
-    inside = [(f"{name}: gradients", size, "like parameters") for name, size in gradients.items()]
+    inside = [(f"{name}: gradients", size, "shapes and shardings") for name, size in program.gradients.items()]
     inside += [("head and loss", program.loss, "shapes")] if program.loss else []
     if sum(size for _, size, _ in inside) > memory.temporaries:  # not at the same time
-        inside = inside[: len(gradients)] if sum(gradients.values()) <= memory.temporaries else []
+        inside = inside[: len(program.gradients)] if sum(program.gradients.values()) <= memory.temporaries else []
     found += [{"what": name, "bytes": size, "known": f"{known}; temporary"} for name, size, known in inside]
     rest = memory.temporaries - sum(size for _, size, _ in inside)
     found.append({"what": "activations and other temporaries", "bytes": rest, "known": "compiler, less the above"})

@@ -49,6 +49,8 @@ class Program:
     work: tuple[Work, ...]
     accumulate: int = 1
     """micro-batches of a step"""
+    gradients: dict[str, float] = field(default_factory=dict)
+    """bytes of one device that each learner's take"""
     loss: float = 0.0
     """bytes of one device while the loss is computed: heads that are gathered, their gradients, pieces of logits"""
     touched: float = 0.0

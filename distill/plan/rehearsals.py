@@ -11,7 +11,7 @@ from distill import mesh as meshes
 from distill.data.batch import Batch
 from distill.experiment import Experiment
 from distill.hold import AsItIs
-from distill.plan.lessons import HEARD, held_by, loss_bytes, update_bytes
+from distill.plan.lessons import HEARD, gradient_bytes, held_by, loss_bytes, update_bytes
 from distill.plan.programs import Program, Work, array, bytes_of, heard_weights, on, placed
 from distill.rl.hearing import speak, think
 from distill.rl.loop import part_of
@@ -73,6 +73,7 @@ def _learning(experiment: Experiment, stage: Reinforcement, home: jax.sharding.M
         ),  # fmt: skip
         accumulate=stage.accumulate,
         turns=float(stage.updates),
+        gradients=gradient_bytes((learner,), (state,), execution, stage.accumulate, home),
         loss=loss_bytes(learner, stage, home, stage.toward is not None) / stage.updates / stage.accumulate,
         touched=update_bytes(state),
     )
