@@ -10,9 +10,11 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from distill.statistics import paired
 from experiments import coordinates
 from experiments.transfer import TUNED
 
@@ -21,8 +23,8 @@ TABLE, FIGURE = HERE / "results" / "transfer.csv", HERE.parent / "docs" / "trans
 FIELDS: tuple[str, ...] = ("kind", "arm", "loss", "size", "rate", "seed", "cross_entropy")
 BASE = f"{TUNED.width}x{TUNED.layers}"
 """the size at which both arms are one"""
-Curve = dict[float, float]
-"""held-out cross-entropy by peak rate, the mean over seeds; what diverged is not there"""
+Curve = dict[float, tuple[float, ...]]
+"""held-out cross-entropies by peak rate, one a seed; a rate at which one of them diverged is not there"""
 
 
 @dataclass(frozen=True)
@@ -38,32 +40,40 @@ class Results:
         Raises:
             ValueError: there are none.
         """
-        rows, found = list(rows), dict[tuple[str, str, str], dict[str, dict[float, list[float]]]]()
+        rows, found = list(rows), dict[tuple[str, str, str], dict[str, dict[float, dict[int, float]]]]()
         every = {(row["kind"], row["arm"]) for row in rows}
         for row in rows:
             for kind, arm in every if row["size"] == BASE else [(row["kind"], row["arm"])]:
                 curve = found.setdefault((kind, arm, row["loss"]), {}).setdefault(row["size"], {})
-                curve.setdefault(float(row["rate"]), []).append(float(row["cross_entropy"]))
+                curve.setdefault(float(row["rate"]), {})[int(row["seed"])] = float(row["cross_entropy"])
         if not found:
             raise ValueError("the table has no rows; run the sweep, then take it up with --run")
-        means = {
-            key: {size: _means(curve) for size, curve in sorted(sizes.items(), key=_order)}
+        curves = {
+            key: {size: _whole(curve) for size, curve in sorted(sizes.items(), key=_order)}
             for key, sizes in found.items()
             if len(sizes) > 1
         }
-        return cls(means)
+        return cls(curves)
 
 
-def _means(curve: Mapping[float, list[float]]) -> Curve:
-    means = {rate: statistics.fmean(values) for rate, values in sorted(curve.items())}
-    return {rate: value for rate, value in means.items() if math.isfinite(value)}
+def _whole(curve: Mapping[float, Mapping[int, float]]) -> Curve:
+    seeds = set().union(*curve.values())
+    found = {rate: tuple(values[seed] for seed in sorted(values)) for rate, values in sorted(curve.items())}
+    return {
+        rate: values for rate, values in found.items() if len(values) == len(seeds) and all(map(math.isfinite, values))
+    }
+
+
+def means(curve: Curve) -> dict[float, float]:
+    """The mean over seeds, by rate."""
+    return {rate: statistics.fmean(values) for rate, values in curve.items()}
 
 
 def _order(size: tuple[str, Any]) -> tuple[int, ...]:
     return tuple(int(part) for part in size[0].split("x"))
 
 
-def best(curve: Curve) -> float:
+def best(curve: Mapping[float, float]) -> float:
     """The rate between those tried that a parabola through the best and its neighbours, in log rate, puts lowest.
 
     At the edge of what was tried, the edge.
@@ -89,19 +99,29 @@ def take_up(folder: Path) -> list[dict[str, str]]:
 
 
 def tabulate(results: Results) -> str:
-    """A line a size: its curve, its best rate, and what the best rate of the tuned size costs it."""
+    """A line a size: means, the best rate, and what the best rate of the tuned size costs it, paired over seeds."""
     rates = sorted({rate for sizes in results.curves.values() for curve in sizes.values() for rate in curve})
     text = "| | size | " + " | ".join(f"{rate:g}" for rate in rates) + " | best rate | cost of the tuned rate |\n"
     text += "|---" * (len(rates) + 4) + "|\n"
     for key, sizes in sorted(results.curves.items()):
-        tuned = min(sizes[BASE], key=sizes[BASE].__getitem__)
+        tuned = min(means(sizes[BASE]).items(), key=itemgetter(1))[0]
         for size, curve in sizes.items():
-            least = min(curve, key=curve.__getitem__)
-            cells = [f"{curve[rate]:.3f}" if rate in curve else "" for rate in rates]
+            mean = means(curve)
+            least = min(mean, key=mean.__getitem__)
+            cells = [f"{mean[rate]:.3f}" if rate in mean else "" for rate in rates]
             cells[rates.index(least)] = f"**{cells[rates.index(least)]}**"
-            cost = f"{curve[tuned] - curve[least]:+.3f}" if tuned in curve else "diverged"
-            text += f"| {', '.join(key)} | {size} | " + " | ".join(cells) + f" | {best(curve):.2g} | {cost} |\n"
+            cells += [f"{best(mean):.2g}", _cost(curve, tuned, least)]
+            text += f"| {', '.join(key)} | {size} | " + " | ".join(cells) + " |\n"
     return text
+
+
+def _cost(curve: Curve, tuned: float, least: float) -> str:
+    if tuned not in curve:
+        return "diverged"
+    found = paired(curve[tuned], curve[least])
+    if tuned == least or found.interval is None:
+        return f"{found.mean:+.3f}"
+    return f"{found.mean:+.3f} [{found.interval[0]:+.3f}, {found.interval[1]:+.3f}]"
 
 
 def draw(results: Results, moved: Iterable[Mapping[str, str]]) -> Any:
@@ -153,9 +173,12 @@ def _curves(panel: Any, sizes: Mapping[str, Curve]) -> None:
     from distill.figures import HUES
 
     for hue, (size, curve) in zip(HUES[1:], sizes.items(), strict=False):
-        least = min(curve, key=curve.__getitem__)
-        panel.plot(list(curve), list(curve.values()), "o-", color=hue, label=size, markersize=4)
-        panel.plot(least, curve[least], "o", color=hue, markersize=9, fillstyle="none")
+        mean = means(curve)
+        least = min(mean, key=mean.__getitem__)
+        panel.plot(list(mean), list(mean.values()), "o-", color=hue, label=size, markersize=4)
+        panel.plot(least, mean[least], "o", color=hue, markersize=9, fillstyle="none")
+        for rate, values in curve.items() if len(curve[least]) > 1 else ():
+            panel.plot([rate, rate], [min(values), max(values)], "-", color=hue, linewidth=1, alpha=0.6)
     rates = sorted({rate for curve in sizes.values() for rate in curve})
     panel.set_xscale("log")
     panel.set_xticks(rates, [f"{rate:g}" for rate in rates])
