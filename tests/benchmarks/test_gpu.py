@@ -103,7 +103,9 @@ def test_overlap_is_of_the_step_and_the_teacher_one_after_the_other():
     seconds = {"teacher in it": 3.0, "teacher's states there": 2.0, "teacher alone": 1.5}
     rows = [Row(part="step", name=f"one, {name}", seconds=each) for name, each in seconds.items()]
     told = gpu_step.overlap("one", rows)
-    assert isinstance(told, Row) and told.note.startswith("0.857 of step and teacher") and "1.50 of the step" in told.note
+    assert (
+        isinstance(told, Row) and told.note.startswith("0.857 of step and teacher") and "1.50 of the step" in told.note
+    )
     assert isinstance(gpu_step.overlap("one", rows[:2]), Refused)
 
 
