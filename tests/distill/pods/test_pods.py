@@ -188,6 +188,24 @@ def test_a_slurm_job_asks_for_a_process_a_gpu_or_one_a_host():
         assert asked["time"] == "12:00:00" and asked["signal"] == "B:USR1@300" and "#SBATCH --requeue" in text
 
 
+def test_a_teacher_on_devices_of_its_own_needs_them_too():
+    apart = Job(experiment="experiments/pods/maverick_from_behemoth.py", name="apart", home="gs://some")
+    assert check(apart, 128 + 512).mesh.size == 128
+    with pytest.raises(ValueError, match="uses 640 devices .* has 512"):
+        check(apart, 512)
+
+
+def test_what_the_command_is_told_reaches_the_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    common = ["experiments/herd.py", "--name", "herd", "--output", str(tmp_path)]
+    main([*common, "--topology", "v5e:1x1", "--bucket", "gs://some", "--spot", "--image", "a/b:1"])
+    main([*common, "--topology", "h100:1x1", "--bucket", "/some", "--hours", "7", "--by-host"])
+    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert "image: a/b:1\n" in made["jobset.yaml"] and "gke-spot" in made["jobset.yaml"]
+    assert "--spot" in made["queued.sh"] and "--spot" in made["xpk.sh"]
+    assert "--time=7:00:00" in made["slurm.sh"] and "JAX_LOCAL_DEVICE_IDS=0\n" in made["slurm.sh"]
+
+
 def test_a_slurm_job_without_time_is_refused():
     with pytest.raises(ValueError, match="--hours 0: a job needs at least 1, of which the last 300 s are for saving"):
         batch(JOB, Cluster("h100", 4, 8), "title", "made", hours=0)
