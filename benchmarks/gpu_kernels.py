@@ -171,7 +171,10 @@ def loss(widths: tuple[int, ...], tokens: int, vocab: int, chunks: tuple[int, ..
 
 
 def decoding(config: Config, slots: tuple[int, ...], prompt: int, new: int, rounds: int) -> list[Row | Refused]:
-    """The sampler with all slots busy; bytes: weights (of experts those chosen, all different) and caches."""
+    """The sampler with all slots busy, reading of prompts included.
+
+    Bytes are those of the tokens drawn: weights (of experts those chosen, all different), and caches half way.
+    """
     execution = Execution(dtype="bfloat16")
     model = make_ready(jax.jit(lambda: Llama4(config, jax.random.key(0)))(), None, execution)[0]
     found: list[Row | Refused] = []
@@ -184,7 +187,7 @@ def decoding(config: Config, slots: tuple[int, ...], prompt: int, new: int, roun
             drawn = sum(len(each.tokens) for each in sampler(model, wanted))
             assert drawn == len(wanted) * new, f"{drawn} tokens drawn"
 
-        read = touched(model, Cache.create(config, rows, prompt + new, "bfloat16"), rows)
+        read = touched(model, Cache.create(config, rows, prompt + new // 2, "bfloat16"), rows)
         about = {
             "name": f"{rows} slots, {prompt} + {new} tokens",
             "tokens": float(rows * new),

@@ -59,9 +59,19 @@ class Setting:
         return self.tokens * cost.forward_flops(self.teacher, self.length)
 
     @property
+    def spoken(self) -> float:
+        """Of these the head's: the student's half makes the teacher's logits, whoever made its hidden states."""
+        return 2.0 * self.tokens * self.teacher.width * self.teacher.vocab
+
+    @property
     def learned(self) -> float:
         """FLOPs of the student's passes, forward and backward."""
         return self.tokens * cost.train_flops(self.student, self.length)
+
+    @property
+    def updated(self) -> float:
+        """Bytes of the update: weights and both moments read and written, the gradient read, and for its norm."""
+        return 4.0 * cost.total(self.student) * 8
 
     @property
     def learner(self) -> Learner:
@@ -109,9 +119,7 @@ def steps(setting: Setting, rounds: int) -> list[Row | Refused]:
     known = replace(batch, targets=jax.tree.map(lambda x: x[None], ask(teacher, batch)))
     leaner = replace(setting, execution=replace(setting.execution, remat=Inputs()))
     both, tokens, bar = setting.heard + setting.learned, setting.tokens, BARS[setting.name]
-    # The student's half makes the teacher's logits as well, from hidden states that are there.
-    own = setting.learned + 2.0 * tokens * setting.teacher.width * setting.teacher.vocab
-    alone = setting.heard + setting.learned - own
+    own, alone = setting.learned + setting.spoken, setting.heard - setting.spoken
     found = Contest(part="step", rounds=rounds).rows([
         ({"name": f"{setting.name}, teacher in it", "flops": both, "tokens": tokens, "bar": bar},
          lambda: repeated(setting, teacher, batch)),
@@ -152,18 +160,16 @@ def parts(setting: Setting, rounds: int) -> list[Row | Refused]:
             0
         ].total
 
-    heads = 2.0 * tokens * (3 * model.width * model.vocab + setting.teacher.width * setting.teacher.vocab)
+    heads = 3 * 2.0 * tokens * model.width * model.vocab + setting.spoken
     head = state.weights.model.head[...]
     step, params = Step((setting.learner,), STEPS, execution), moving(state)
     one = Tally(jnp.float32(1.0), jnp.float32(1.0))
     slope = Slope(jax.tree.map(jnp.zeros_like, params), {"loss": one}, None, jnp.zeros((0, model.experts)))
     update = jax.jit(lambda state, slope: step.update(setting.learner, state, slope)[0])
-    weights = cost.total(model)
     sides += [
         ({"name": "head and loss", "flops": heads},
          lambda: functools.partial(jax.jit(loss), hidden, head, signal, batch)),
-        # Weights, both moments: read and written; the gradient read, and once more for its norm.
-        ({"name": "optimizer", "bytes": 4.0 * weights * 8}, lambda: functools.partial(update, state, slope)),
+        ({"name": "optimizer", "bytes": setting.updated}, lambda: functools.partial(update, state, slope)),
     ]  # fmt: skip
     named = [({**about, "name": f"{setting.name}, {about['name']}"}, make) for about, make in sides]
     return Contest(part="parts", rounds=rounds).rows(named)

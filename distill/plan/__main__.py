@@ -2,11 +2,15 @@
 
 import argparse
 import json
+import math
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+from distill.mesh import AXES
 from distill.options import load, parse
 from distill.plan.rates import Rates
 from distill.plan.topology import Topology, prepare
@@ -44,10 +48,15 @@ def _arguments() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """Plans a stage, prints the plan and keeps it."""
     given, rest = _arguments().parse_known_args(arguments)
-    values = vars(given)
-    slow = tuple((name, float(rate)) for name, _, rate in (pair.partition("=") for pair in values["rates.slow"]))
-    rates = Rates(**{one.name: values[f"rates.{one.name}"] for one in fields(Rates) if one.name != "slow"}, slow=slow)
-    topology = Topology.parse(given.topology)
+    rates, topology = _rates(vars(given)), Topology.parse(given.topology)
+    if given.tokens is not None and not 0.0 < given.tokens < math.inf:
+        raise ValueError(f"--tokens {given.tokens:g}: a budget is a number of tokens above 0")
+    if given.limit < 1.0:
+        raise ValueError(f"--limit {given.limit:g}: a compile needs at least 1 s of processor")
+    if given.json is not None:  # a compile takes minutes: it is not to be lost for want of a place
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        if given.json.is_dir():
+            raise ValueError(f"--json {given.json} is a folder; name a file")
     prepare()
     experiment = parse(load(given.experiment), rest).experiment
     from rich.console import Console
@@ -62,12 +71,23 @@ def main(arguments: Sequence[str]) -> None:
         told["nearest"] = nearest(given.experiment, experiment, given.stage, topology, rest, given.limit)
     show(told, Console(width=120))
     if given.json is not None:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(told, indent=1, default=float) + "\n")
+
+
+def _rates(values: Mapping[str, Any]) -> Rates:
+    """As the command line sets them."""
+    slow = []
+    for pair in values["rates.slow"]:
+        name, _, rate = pair.partition("=")
+        if name not in AXES or not re.fullmatch(r"\d*\.?\d+(e[+-]?\d+)?", rate):
+            raise ValueError(f"--rates.slow {pair}: write AXIS=BYTES, data=1e9; axes are {', '.join(AXES)}")
+        slow.append((name, float(rate)))
+    plain = {one.name: values[f"rates.{one.name}"] for one in fields(Rates) if one.name != "slow"}
+    return Rates(**plain, slow=tuple(slow))
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

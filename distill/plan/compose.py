@@ -70,7 +70,7 @@ def compose(
         grouped=comparison.grouped / devices / (flops * rates.grouped),
         attention=_attention(found, products, devices) / devices / (flops * rates.attention),
         memory=program.touched / (topology.bandwidth * rates.memory),
-        links=sum(by_axes.values()),
+        links=sum(by_axes.values(), 0.0),
         by_axes=by_axes,
         needed=found.needed,
         peak=flops * devices,

@@ -23,10 +23,10 @@ GROUPS = {
     "weights": ("parameters", ": head", "weights"),
     "moments": ("optimizer",),
     "teacher": ("teacher",),
-    "slots, other programs'": ("slots", "kept by other programs"),
+    "caches, other programs'": ("slots", "cache", "kept by other programs"),
 }
 """parts of a bar, and the words in a row of the memory table by which it is known"""
-STACK = ("weights", "moments", "teacher", "slots, other programs'", "gradients", "logits, heads")
+STACK = ("weights", "moments", "teacher", "caches, other programs'", "gradients", "logits, heads")
 """from the foot of a bar: first what is kept"""
 REST = "activations and all else"
 """what is left up to the compiler's peak, or up to what it asked for when it refused"""

@@ -1,5 +1,6 @@
 """Links: seconds that a collective takes, from where its devices lie and what their links carry."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,14 +35,15 @@ class Links:
         for name, rate in self.rates.slow:
             if name in one.axes:
                 return one.bytes * (2 if one.kind == "all-reduce" else 1) * share / rate
+        torus = self.topology.chip.torus > 0
+        if torus and one.kind == "collective-permute":
+            return one.bytes * self._crowd(one.groups) / (self.topology.chip.link * self.rates.link)
         groups = one.groups if one.kind == "collective-permute" else one.groups[:SOME]
-        seconds = self._on_torus if self.topology.chip.torus else self._in_hosts
+        seconds = self._on_torus if torus else self._in_hosts
         return max(seconds(one, self.places[group]) for group in groups)
 
     def _on_torus(self, one: Collective, at: np.ndarray) -> float:
         link, rings = self.topology.chip.link * self.rates.link, self.topology.rings
-        if one.kind == "collective-permute":
-            return one.bytes * self._hops(at[0], at[1]) / link
         sizes = [len(np.unique(at[:, axis])) for axis in range(at.shape[1])]
         along = [axis for axis, size in enumerate(sizes) if size > 1]
         if not along:  # cores of one chip
@@ -58,10 +60,22 @@ class Links:
         turns = 2 if one.kind == "all-reduce" else 1
         return between * turns * one.bytes * (one.size - 1) / one.size / (used * both * link)
 
-    def _hops(self, start: np.ndarray, end: np.ndarray) -> int:
-        far = np.abs(start - end)
-        round_ = np.array(self.topology.sizes) - far
-        return int(np.where(self.topology.rings, np.minimum(far, round_), far).sum())
+    def _crowd(self, pairs: np.ndarray) -> int:
+        """Messages on the busiest link, in one direction: each goes along one axis after the other, the shorter way.
+
+        A message of many packets is on all links of its way at once, so that a long way alone costs no more.
+        """
+        crowd: Counter[tuple[tuple[int, ...], int, int]] = Counter()
+        for start, end in self.places[pairs]:
+            here = list(start)
+            for axis, size in enumerate(self.topology.sizes):
+                far = int(end[axis] - here[axis])
+                around = self.topology.rings[axis] and 2 * abs(far) > size
+                step = -1 if (far < 0) != around else 1
+                while here[axis] != end[axis]:
+                    crowd[tuple(here), axis, step] += 1
+                    here[axis] = (here[axis] + step) % size
+        return max(crowd.values(), default=0)
 
     def _in_hosts(self, one: Collective, at: np.ndarray) -> float:
         link, network = self.topology.chip.link * self.rates.link, self.topology.chip.network * self.rates.network

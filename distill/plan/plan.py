@@ -140,7 +140,7 @@ def plan(
     """
     chosen = find_stage(experiment, stage)
     found = programs(experiment, chosen, topology.devices() if devices is None else devices)
-    told, planned = tell(experiment.name, chosen.name, found, topology, rates, keep)
+    told = tell(experiment.name, chosen.name, found, topology, rates, keep)
     if "total" in told:
         per_step = chosen.seen / chosen.steps
         budget = tokens or float(chosen.seen)
@@ -149,14 +149,12 @@ def plan(
             "tokens": budget, "tokens_a_step": per_step, "steps": budget / per_step, "chips": chips,
             "hours": {name: one["seconds"] * budget / per_step / 3600 for name, one in told["total"].items()},
         }  # fmt: skip
-        told["balance"] = _balance(planned, rates)
-        told["payload"] = _payload(planned, topology, rates)
     return told
 
 
 def tell(
     name: str, stage: str, found: Sequence[Program], topology: Topology, rates: Rates, keep: Path | None = None
-) -> tuple[dict[str, Any], list[Planned]]:
+) -> dict[str, Any]:
     """Programs compiled, and what that says, in plain values."""
     planned = [Planned.of(one, memory.beside(one, found), topology, rates, keep) for one in found]
     steps = [(one.program, one.step) for one in planned if one.step is not None]
@@ -172,7 +170,9 @@ def tell(
     }
     if len(steps) == len(planned):
         told["total"] = {name: total(steps, share) for name, share in rates.hidden.items()}
-    return told, planned
+        told["balance"] = _balance(planned, rates)
+        told["payload"] = _payload(planned, topology, rates)
+    return told
 
 
 def _used(planned: Sequence[Planned]) -> int:

@@ -1,6 +1,6 @@
 """Rates: what is assumed of a machine. Each is printed with every second that follows from it, and can be set."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from distill.plan.topology import Topology
 
@@ -64,6 +64,3 @@ class Rates:
             rows.append({"rate": "axes", "value": self.axes, "absolute": float(self.axes), "unit": "axes at a time"})
         rows += [{"rate": f"slow.{name}", "value": rate, "absolute": rate, "unit": "B/s"} for name, rate in self.slow]
         return rows
-
-
-NAMES = tuple(one.name for one in fields(Rates) if one.name != "slow")

@@ -87,7 +87,9 @@ def _flops(one: Mapping[str, Any], console: Console) -> None:
         f"the gradient: {flops['again']:.3e} and attention {flops['attention_again']:.3e}"
     )
     if comparison["ratio"] is None:
-        console.print("the compiler writes products as calls of a library, and counts none")
+        console.print(
+            "no products are seen in the compiled program: they are calls of a library, or sums for a single row"
+        )
         return
     own = "" if comparison["own"] is None else f"; its own count of loops once is {comparison['own']:.3f} of ours"
     console.print(

@@ -77,8 +77,12 @@ class Topology:
 
     @property
     def rings(self) -> tuple[bool, ...]:
-        """Of each axis of the torus, whether its ends are linked."""
-        return tuple(size % self.chip.closes == 0 for size in self.sizes)
+        """Of each axis of the torus, whether its ends are linked.
+
+        Three axes are closed by optical switches, which link whole cubes: all are rings, or none is.
+        """
+        closed = tuple(size % self.chip.closes == 0 for size in self.sizes)
+        return (all(closed),) * len(closed) if self.chip.torus == 3 else closed
 
     def devices(self) -> tuple[Any, ...]:
         """Descriptions of its devices, from the compiler's own library.

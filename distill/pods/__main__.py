@@ -27,7 +27,7 @@ def generate(job: Job, on: Slice | Cluster, *, hours: int = 24, by_host: bool = 
     """The files by name, and which could not be made, and why.
 
     Raises:
-      ValueError: the experiment's meshes do not fill the devices.
+      ValueError: the experiment's meshes do not fill the devices, or a service cannot be asked for this.
     """
     check(job, on.devices)
     made = f"Made by `python -m distill.pods`; the run folder is {job.folder}"
@@ -67,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             image=options.image, spot=options.spot,
         )  # fmt: skip
         files, left_out = generate(job, on, hours=options.hours, by_host=options.by_host)
-    except ValueError as error:
+        folder = options.output or Path("pods") / options.name
+        folder.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    folder = options.output or Path("pods") / options.name
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in sorted(files.items()):
         (folder / name).write_text(text)
         print(folder / name)

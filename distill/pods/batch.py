@@ -52,7 +52,13 @@ exit "$code"
 
 
 def batch(job: Job, on: Cluster, title: str, made: str, *, hours: int = 24, by_host: bool = False) -> str:
-    """The script: a process a GPU, or with `by_host` one a host, which has all of its GPUs."""
+    """The script: a process a GPU, or with `by_host` one a host, which has all of its GPUs.
+
+    Raises:
+      ValueError: it is given no time.
+    """
+    if hours < 1:
+        raise ValueError(f"--hours {hours}: a job needs at least 1, of which the last {GRACE} s are for saving")
     known = dict(job.environment)
     if by_host:  # else JAX takes of each task the one GPU of its number
         known["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, range(on.per_host)))

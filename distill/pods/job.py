@@ -43,6 +43,10 @@ class Job:
             )
         if not self.home.startswith((BUCKET, "/")) or self.home.strip("/") in ("", "gs:"):
             raise ValueError(f"--bucket {self.home}: name gs://BUCKET, or the path of a folder that all hosts share")
+        if not re.fullmatch(r"(gs:/)?[\w./-]+", self.home, re.ASCII):  # the files name it where a shell reads
+            raise ValueError(f"--bucket {self.home!r}: write it with letters, digits and . _ - / alone, without spaces")
+        if not re.fullmatch(r"\$\{IMAGE\}|[\w./:@-]+", self.image, re.ASCII):
+            raise ValueError(f"--image {self.image!r}: name a container as HOST/PATH:TAG or HOST/PATH@DIGEST")
         if any(one == "--run" or one.startswith("--run=") for one in self.arguments):
             raise ValueError(f"--run is {self.folder}, by --bucket and --name; leave it out")
 

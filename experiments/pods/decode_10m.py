@@ -4,7 +4,9 @@ python -m experiments.pods.decode_10m v5p:2x2x4 --expert 2
 """
 
 import argparse
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from distill.plan.rates import Rates
@@ -19,6 +21,7 @@ def main() -> None:
     parser.add_argument("topology", nargs="?", default="v5p:2x2x4")
     parser.add_argument("--expert", type=int, default=2, help="devices over which experts, and columns, are spread")
     parser.add_argument("--tensor", type=int, default=8, help="devices over which heads are")
+    parser.add_argument("--json", type=Path, help="write everything into this file")
     given = parser.parse_args()
     topology = Topology.parse(given.topology)
     prepare()
@@ -29,7 +32,10 @@ def main() -> None:
     from distill.plan.report import show
 
     program = decoding(Mesh(expert=given.expert, tensor=given.tensor).build(topology.devices()))
-    show(tell("decode_10m", "one token", [program], topology, Rates())[0], Console())
+    told = tell("decode_10m", "one token", [program], topology, Rates())
+    show(told, Console())
+    if given.json is not None:
+        given.json.write_text(json.dumps(told, indent=1, default=float) + "\n")
 
 
 def decoding(mesh: Any) -> Any:

@@ -3,11 +3,15 @@
 import json
 from dataclasses import replace
 
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import gpu, gpu_step, gpu_torch
 from benchmarks.gpu_kernels import DISPATCHES, Routed, Seen
-from benchmarks.gpu_table import Ceilings, Contest, Refused, Row
+from benchmarks.gpu_table import Ceilings, Contest, Refused, Row, chain, chained
+from distill.mesh import Mesh
+from distill.plan.lessons import update_bytes
+from distill.state import abstract
 from models.config import BEHEMOTH_MINI, SCOUT_MINI
 from models.cost import active
 
@@ -74,6 +78,39 @@ def test_a_step_needs_six_flops_a_weight_of_the_student_and_two_of_the_teacher()
     tokens, students, teachers = one.tokens, active(one.student), active(one.teacher)
     matrices = 6 * (students - 32768 * 512) + 2 * (teachers - 32768 * 1024)  # all but the table that is looked up in
     assert tokens == 32768 and matrices * tokens < one.heard + one.learned < 1.4 * matrices * tokens
+
+
+def test_the_halves_of_a_step_are_the_whole_and_the_teachers_head_is_in_the_students():
+    one = gpu.full().settings["mixture"]
+    assert one.spoken == 2 * 32768 * 1024 * 32768  # tokens, the teacher's width, vocabulary
+    bodies = replace(one, teacher=replace(one.teacher, vocab=1), student=replace(one.student, vocab=1))
+    assert one.heard - one.spoken == pytest.approx(bodies.heard, rel=1e-5)
+
+
+def test_an_update_moves_what_a_plan_says_that_it_moves():
+    one = gpu.small().settings["mixture"]
+    state = abstract(one.learner, 10, Mesh().build())
+    assert one.updated == pytest.approx(update_bytes(state), rel=1e-3)
+
+
+def test_the_ceiling_counts_the_products_of_its_chain():
+    w = jnp.ones((64, 64))
+    counted = chain.lower(w, w).compile().cost_analysis()["flops"]
+    assert chained(64) == pytest.approx(counted, rel=1e-3)
+
+
+def test_overlap_is_of_the_step_and_the_teacher_one_after_the_other():
+    seconds = {"teacher in it": 3.0, "teacher's states there": 2.0, "teacher alone": 1.5}
+    rows = [Row(part="step", name=f"one, {name}", seconds=each) for name, each in seconds.items()]
+    told = gpu_step.overlap("one", rows)
+    assert (
+        isinstance(told, Row) and told.note.startswith("0.857 of step and teacher") and "1.50 of the step" in told.note
+    )
+    assert isinstance(gpu_step.overlap("one", rows[:2]), Refused)
+
+
+def test_a_peer_that_takes_twice_as_long_is_half_as_fast():
+    assert gpu_torch.faster([1.0, 2.0, 1.0], [2.0, 4.0, 9.0]) == 2.0
 
 
 def test_causal_attention_needs_half_of_all_pairs_six_times_and_experts_nine_products():

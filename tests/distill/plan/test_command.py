@@ -71,6 +71,28 @@ def test_a_topology_that_is_none_is_refused(tmp_path):
         main([str(tmp_path / "none.py"), "--topology", "v5p"])
 
 
+@pytest.mark.parametrize(("options", "message"), [
+    (("--rates.slow", "data"), "--rates.slow data: write AXIS=BYTES, data=1e9; axes are data, fsdp, expert"),
+    (("--rates.slow", "data=x"), "--rates.slow data=x: write AXIS=BYTES"),
+    (("--rates.slow", "dta=1e9"), "--rates.slow dta=1e9: write AXIS=BYTES"),
+    (("--rates.slow", "data=0"), "rate of axis data is 0.0; it must be above 0"),
+    (("--rates.link", "-1"), "rate link is -1.0; it is a share, above 0 and at most 1"),
+    (("--tokens", "0"), "--tokens 0: a budget is a number of tokens above 0"),
+    (("--tokens", "nan"), "--tokens nan: a budget is a number of tokens above 0"),
+    (("--limit", "0"), "--limit 0: a compile needs at least 1 s of processor"),
+])  # fmt: skip
+def test_an_option_that_cannot_be_is_refused_before_anything_is_read(options, message):
+    with pytest.raises(ValueError, match=message):
+        main(["none.py", "--topology", "v5e:4x4", *options])
+
+
+def test_a_place_for_the_plan_is_made_before_it_is_compiled(tmp_path):
+    for place, message in ((tmp_path / "new" / "plan.json", "there is no file none.py"), (tmp_path, "is a folder")):
+        with pytest.raises(ValueError, match=message):
+            main(["none.py", "--topology", "v5e:4x4", "--json", str(place)])
+    assert (tmp_path / "new").is_dir()
+
+
 def test_an_experiment_that_is_none_is_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no file .*none.py"):
         main([str(tmp_path / "none.py"), "--topology", "v5e:4x4"])

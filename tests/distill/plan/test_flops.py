@@ -45,6 +45,12 @@ def test_a_capacity_of_a_quarter_to_spare_makes_a_quarter_more_of_routed_product
     assert found.needed == by_formula([WORK]).needed
 
 
+def test_empty_rows_are_computed_again_but_for_what_a_layer_ends_with():
+    execution = on(Execution(dispatch=Capacity(factor=1.25), remat=Inputs()), Mesh(data=2, expert=2).build())
+    forward = by_formula([replace(WORK, kind="forward")]).routed
+    assert by_formula([replace(WORK, execution=execution)]).empty == pytest.approx(0.25 * (3 + 2 / 3) * forward)
+
+
 def test_a_teacher_elsewhere_leaves_its_head():
     here, away = (by_formula([replace(WORK, kind=kind, heads=heads)]) for kind, heads in (("forward", 0), ("head", 1)))
     assert here.matrices + away.matrices == pytest.approx(by_formula([replace(WORK, kind="forward")]).matrices)

@@ -53,10 +53,23 @@ def test_an_exchange_on_a_ring_travels_a_quarter_of_it():
     assert ms(links("v5p:8x8x8"), "all-to-all", Z) == pytest.approx(2.0)
 
 
-def test_a_message_takes_as_long_as_its_way():
+def test_a_message_takes_as_long_as_its_busiest_link():
     assert ms(links("v5p:8x8x8"), "collective-permute", [[0, 1], [1, 2]]) == pytest.approx(2.0)
-    assert ms(links("v5p:8x8x8"), "collective-permute", [[0, 7]]) == pytest.approx(2.0)  # the ends are neighbours
-    assert ms(links("v5p:8x8x8"), "collective-permute", [[0, 1], [0, 9]]) == pytest.approx(4.0)
+    assert ms(links("v5p:8x8x8"), "collective-permute", [[0, 2]]) == pytest.approx(2.0)  # on both links at once
+    assert ms(links("v5p:8x8x8"), "collective-permute", [[0, 2], [1, 3]]) == pytest.approx(4.0)  # both from 1 to 2
+    assert ms(links("v5p:8x8x8"), "collective-permute", [[0, 2], [2, 0]]) == pytest.approx(2.0)  # one each way
+    assert ms(links("v5p:8x8x8"), "collective-permute", [[0, 0]]) == 0.0
+
+
+def test_a_message_goes_the_shorter_way_around_where_there_is_a_ring():
+    assert ms(links("v5p:8x8x8"), "collective-permute", [[0, 6], [1, 2]]) == pytest.approx(2.0)
+    assert ms(links("v5p:8x8x8"), "collective-permute", [[6, 0], [7, 1]]) == pytest.approx(4.0)  # both from 7 to 0
+    assert ms(links("v5p:2x4x4"), "collective-permute", [[0, 3], [1, 2]]) == pytest.approx(4.0)  # a line: by way of 1
+
+
+def test_on_a_line_an_exchange_takes_twice_as_long_as_on_a_ring():
+    assert ms(links("v5p:4x4x4"), "all-to-all", [list(range(4))]) == pytest.approx(1.0)
+    assert ms(links("v5p:2x4x4"), "all-to-all", [list(range(4))]) == pytest.approx(2.0)
 
 
 def test_groups_that_lie_between_each_other_share_their_links():

@@ -8,6 +8,7 @@ import pytest
 
 from distill import Experiment, Mesh, Reinforcement
 from distill.hold import Bfloat16
+from distill.plan.lessons import loss_bytes
 from distill.plan.plan import find_stage, programs
 from distill.plan.programs import Program, bytes_of
 from distill.state import create
@@ -81,6 +82,13 @@ def test_what_a_store_will_hold_comes_with_the_batch(tmp_path):
         f"{tmp_path / 'none'} is not there yet: planned with the 12 most probable tokens of every position",
     )
     assert [work.kind for work in program.work] == ["train"]
+
+
+def test_at_its_loss_a_device_has_heads_and_a_piece_of_the_logits():
+    one, mesh = learner("a"), Mesh(data=2, fsdp=2).build()
+    heads, piece = one.model.vocab * one.model.width, 2 * 5 * one.model.vocab  # two of eight rows, five columns
+    assert loss_bytes(one, stage(one), mesh, heard=False) == 6 * heads + 2 * 4 * piece
+    assert loss_bytes(one, stage(one), mesh, heard=True) == 8 * heads + 3 * 4 * piece
 
 
 def test_bytes_of_a_device_are_its_share():

@@ -13,8 +13,12 @@ def test_a_torus_and_hosts_are_read_from_their_names():
 
 
 def test_an_axis_that_is_too_short_to_close_is_a_line():
-    assert Topology.parse("v5p:2x4x4").rings == (False, True, True)
     assert Topology.parse("v5e:4x16").rings == (False, True)
+
+
+def test_a_slice_of_less_than_a_cube_has_no_ring():
+    assert Topology.parse("v5p:2x4x4").rings == (False, False, False)
+    assert Topology.parse("v5p:4x4x20").rings == (True, True, True)
 
 
 def test_a_chip_of_two_cores_is_two_devices_with_half_of_everything():

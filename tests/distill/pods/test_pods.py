@@ -19,7 +19,7 @@ import yaml
 
 from distill.pods.__main__ import generate, main
 from distill.pods.batch import batch
-from distill.pods.chips import Cluster
+from distill.pods.chips import GENERATIONS, Cluster, Slice
 from distill.pods.job import Job, check
 from distill.pods.jobset import jobset
 from distill.pods.queued import queued
@@ -85,8 +85,9 @@ def test_a_jobset_keeps_to_its_schema_and_has_a_pod_for_every_host(text, hosts, 
 
 
 def test_a_jobset_of_machines_that_may_be_taken_away_says_so():
-    spot = Job(experiment="e.py", name="herd", home="gs://some", spot=True, image='a"b')
-    _, _, pod = manifest(jobset(spot, read_topology("v5e:4x4"), "title", "made").replace('a"b', "an-image"))
+    spot = Job(experiment="e.py", name="herd", home="gs://some", spot=True, image="eu-docker.pkg.dev/p/r/herd:1.0")
+    _, _, pod = manifest(jobset(spot, read_topology("v5e:4x4"), "title", "made"))
+    assert pod["containers"][0]["image"] == spot.image
     assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == pod["tolerations"][0]["value"] == "true"
 
 
@@ -187,6 +188,45 @@ def test_a_slurm_job_asks_for_a_process_a_gpu_or_one_a_host():
         assert asked["time"] == "12:00:00" and asked["signal"] == "B:USR1@300" and "#SBATCH --requeue" in text
 
 
+def test_a_teacher_on_devices_of_its_own_needs_them_too():
+    apart = Job(experiment="experiments/pods/maverick_from_behemoth.py", name="apart", home="gs://some")
+    assert check(apart, 128 + 512).mesh.size == 128
+    with pytest.raises(ValueError, match="uses 640 devices .* has 512"):
+        check(apart, 512)
+
+
+def test_what_the_command_is_told_reaches_the_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    common = ["experiments/herd.py", "--name", "herd", "--output", str(tmp_path)]
+    main([*common, "--topology", "v5e:1x1", "--bucket", "gs://some", "--spot", "--image", "a/b:1"])
+    main([*common, "--topology", "h100:1x1", "--bucket", "/some", "--hours", "7", "--by-host"])
+    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert "image: a/b:1\n" in made["jobset.yaml"] and "gke-spot" in made["jobset.yaml"]
+    assert "--spot" in made["queued.sh"] and "--spot" in made["xpk.sh"]
+    assert "--time=7:00:00" in made["slurm.sh"] and "JAX_LOCAL_DEVICE_IDS=0\n" in made["slurm.sh"]
+
+
+def test_a_slurm_job_without_time_is_refused():
+    with pytest.raises(ValueError, match="--hours 0: a job needs at least 1, of which the last 300 s are for saving"):
+        batch(JOB, Cluster("h100", 4, 8), "title", "made", hours=0)
+
+
+def test_names_of_the_longest_job_are_names_to_kubernetes():
+    """A pod is called NAME-slice-0-HOST and five letters; labels and host names have 63."""
+    largest = max(one for kind in GENERATIONS.values() for one in (Slice(kind, shape).hosts for shape in kind.shapes))
+    name = Job(experiment="e.py", name="a" * 40, home="gs://some").name
+    assert len(f"{name}-slice-0-{largest - 1}-abcde") <= 63
+    with pytest.raises(ValueError, match="at most 40 small letters"):
+        Job(experiment="e.py", name="a" * 41, home="gs://some")
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"error: .*Not a directory|error: .*File exists"):
+        main([str(ROOT / "experiments/herd.py"), "--topology", "h100:1x1", "--name", "herd", "--bucket", "/shared",
+              "--output", str(tmp_path / "file" / "made")])  # fmt: skip
+
+
 def test_meshes_that_do_not_fill_the_chips_are_refused_with_flags_that_would():
     with pytest.raises(ValueError, match=r"uses 1 devices .*has 16; set --mesh.data 1 --mesh.fsdp 16 \(and rows"):
         check(JOB, 16)
@@ -200,6 +240,9 @@ def test_meshes_that_do_not_fill_the_chips_are_refused_with_flags_that_would():
     ({"name": "Herd_1"}, "--name Herd_1: a job is named by at most 40 small letters"),
     ({"home": "runs"}, "--bucket runs: name gs://BUCKET, or the path of a folder that all hosts share"),
     ({"home": "gs://"}, "--bucket gs://: name gs://BUCKET"),
+    ({"home": "gs://some; rm -rf $HOME"}, "--bucket 'gs://some; rm -rf .HOME': write it with letters, digits and"),
+    ({"home": "/shared\nruns"}, "without spaces"), ({"home": "/it's"}, "without spaces"),
+    ({"image": "an-image\nevil: 1"}, "--image 'an-image.nevil: 1': name a container as HOST/PATH:TAG"),
     ({"arguments": ("--run", "x")}, "--run is gs://some/herd, by --bucket and --name; leave it out"),
 ])  # fmt: skip
 def test_a_job_that_could_not_be_started_is_refused(changed, said):
