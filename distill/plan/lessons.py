@@ -65,7 +65,7 @@ def programs(experiment: Experiment, stage: Stage, devices: Sequence[Any]) -> tu
             work=_work(experiment, stage, execution, far is None),
             accumulate=stage.accumulate,
             gradients=gradient_bytes(stage.learners, states, execution, stage.accumulate, home),
-            loss=sum(loss_bytes(one, stage, home, stage.teacher is not None) for one in stage.learners),
+            loss=sum(loss_bytes(one, stage, home, heard_width(experiment, stage)) for one in stage.learners),
             touched=sum(update_bytes(state) for state in states),
             notes=notes,
         ),
@@ -180,10 +180,16 @@ def _form(stage: Stage) -> tuple[Form, tuple[str, ...]]:
     return form, (f"{folder} is not there yet: planned with the {form.count} most probable tokens of every position",)
 
 
-def loss_bytes(learner: Learner, stage: Staged, mesh: jax.sharding.Mesh, heard: bool) -> float:
+def heard_width(experiment: Experiment, stage: Stage) -> int:
+    """Width of the widest teacher whose head is applied beside the learners'; 0 where none is, or a store speaks."""
+    return max((experiment.model_of(name).width for name in stage.teachers if not stage.store), default=0)
+
+
+def loss_bytes(learner: Learner, stage: Staged, mesh: jax.sharding.Mesh, heard: int) -> float:
     """Bytes of one device at a learner's loss, by shapes: every device has the head whole, and its own positions.
 
-    The head in two bytes and its gradient in four; a teacher's head; of a piece logits, their gradient, the teacher's.
+    The head in two bytes and its gradient in four; a teacher's head, if one of width `heard` above 0 is applied; of a
+    piece logits, their gradient, the teacher's.
     """
     place = meshes.placement(mesh)
     vocab, width = learner.model.vocab, learner.model.width
@@ -191,7 +197,7 @@ def loss_bytes(learner: Learner, stage: Staged, mesh: jax.sharding.Mesh, heard: 
     columns = max(stage.length // place.parts("t") // place.parts("h"), 1)
     size = vars(learner.loss).get("chunk") or columns  # a loss of one's own may know no pieces
     pieces = 3 if heard else 2
-    return vocab * width * (8.0 if heard else 6.0) + 4.0 * pieces * rows * min(size, columns) * vocab
+    return vocab * (6.0 * width + 2.0 * heard) + 4.0 * pieces * rows * min(size, columns) * vocab
 
 
 def _but_head(weights: Weights) -> list[Any]:

@@ -74,7 +74,7 @@ def _learning(experiment: Experiment, stage: Reinforcement, home: jax.sharding.M
         accumulate=stage.accumulate,
         turns=float(stage.updates),
         gradients=gradient_bytes((learner,), (state,), execution, stage.accumulate, home),
-        loss=loss_bytes(learner, stage, home, stage.toward is not None) / stage.updates / stage.accumulate,
+        loss=loss_bytes(learner, stage, home, voice.head.shape[0] if heard else 0) / stage.updates / stage.accumulate,
         touched=update_bytes(state),
     )
 

@@ -8,7 +8,7 @@ import pytest
 
 from distill import Experiment, Mesh, Reinforcement
 from distill.hold import Bfloat16
-from distill.plan.lessons import loss_bytes
+from distill.plan.lessons import heard_width, loss_bytes
 from distill.plan.plan import find_stage, programs
 from distill.plan.programs import Program, bytes_of
 from distill.state import create
@@ -87,8 +87,16 @@ def test_what_a_store_will_hold_comes_with_the_batch(tmp_path):
 def test_at_its_loss_a_device_has_heads_and_a_piece_of_the_logits():
     one, mesh = learner("a"), Mesh(data=2, fsdp=2).build()
     heads, piece = one.model.vocab * one.model.width, 2 * 5 * one.model.vocab  # two of eight rows, five columns
-    assert loss_bytes(one, stage(one), mesh, heard=False) == 6 * heads + 2 * 4 * piece
-    assert loss_bytes(one, stage(one), mesh, heard=True) == 8 * heads + 3 * 4 * piece
+    assert loss_bytes(one, stage(one), mesh, heard=0) == 6 * heads + 2 * 4 * piece
+    wider = 2 * one.model.vocab * 3 * one.model.width
+    assert loss_bytes(one, stage(one), mesh, heard=3 * one.model.width) == 6 * heads + wider + 3 * 4 * piece
+
+
+def test_the_widest_teacher_is_heard_and_of_a_store_none(tmp_path):
+    taught = stage(learner("a"), teacher="behemoth")
+    asked = experiment(taught)
+    assert heard_width(asked, taught) == WIDE.width != taught.learners[0].model.width
+    assert heard_width(asked, replace(taught, store=str(tmp_path))) == heard_width(asked, TEACH) == 0
 
 
 def test_bytes_of_a_device_are_its_share():
