@@ -76,8 +76,8 @@ class Capture:
 
     def _go_on(self, store: Store, process: int, processes: int, quiet: bool) -> None:
         whole, share = {shard.number: shard for shard in store.shards(process)}, self.stage.rows // processes
-        if several():  # they ask together: what one of them lacks is captured anew by all
-            whole = {number: shard for number, shard in whole.items() if number < min(gather(_leading(whole)))}
+        if several():
+            whole = _shared(whole)
         rows = range(process * share, (process + 1) * share)
         loader = stage_loader(self.experiment, self.stage)
         batches = portion(self.stage, loader, self.experiment.corpus_of(self.stage), rows)
@@ -137,9 +137,14 @@ class Capture:
         return worst
 
 
-def _leading(whole: dict[int, Shard]) -> int:
-    """How many shards are there before the first that is missing."""
-    return next(number for number in range(len(whole) + 1) if number not in whole)
+def _shared(whole: dict[int, Shard]) -> dict[int, Shard]:
+    """Those before the first that a process lacks: as all ask together, all capture that one and the later ones anew.
+
+    Every process asks the others once, whatever it has: they may have been killed a shard apart.
+    """
+    leading = next(number for number in range(len(whole) + 1) if number not in whole)
+    every = min(gather(leading))
+    return {number: shard for number, shard in whole.items() if number < every}
 
 
 def _ask(teacher: LiveTeacher, batch: Batch, first: Array, form: Form, seed: int) -> TopK | Sampled:
