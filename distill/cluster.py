@@ -149,16 +149,19 @@ class Shared:
     """A notice to one process that all hear at the same question: so all of them ask, in step.
 
     SIGTERM is the notice; JAX's own handler takes it, and agrees with the others on a question that none has asked yet.
+    Questions are counted by the process, not by the run: a notice between two runs is heard at the next question.
     """
 
+    _asked = 0
+
     def __init__(self) -> None:
-        self._asked, self._told = 0, False
+        self._told = False
 
     def is_set(self) -> bool:
         """Whether one of the processes was told to stop."""
         if not self._told:
-            self._asked += 1
-            self._told = multihost_utils.reached_preemption_sync_point(self._asked)
+            Shared._asked += 1
+            self._told = multihost_utils.reached_preemption_sync_point(Shared._asked)
         return self._told
 
 

@@ -88,11 +88,24 @@ def test_a_supervisor_is_told_of_checkpoints(tmp_path):
 
 def test_a_notice_to_several_is_asked_for_in_step_and_stays(monkeypatch):
     asked = []
+    monkeypatch.setattr(Shared, "_asked", 0)
     monkeypatch.setattr(
         "jax.experimental.multihost_utils.reached_preemption_sync_point", lambda step: asked.append(step) or step == 3
     )
     notice = Shared()
     assert [notice.is_set() for _ in range(5)] == [False, False, True, True, True] and asked == [1, 2, 3]
+
+
+def test_a_notice_between_two_runs_of_a_process_is_heard_at_the_first_question_of_the_second(monkeypatch):
+    point = []  # JAX agrees on the question after the last, and says yes to that one alone
+    monkeypatch.setattr(
+        "jax.experimental.multihost_utils.reached_preemption_sync_point", lambda step: [step] == point[-1:]
+    )
+    monkeypatch.setattr(Shared, "_asked", 0)
+    one = Shared()
+    assert not any(one.is_set() for _ in range(3))
+    point.append(4)
+    assert Shared().is_set()
 
 
 def test_ctrl_c_in_one_of_several_becomes_the_notice_to_all(monkeypatch):
