@@ -29,6 +29,8 @@ SECONDS = 100
 """without a sign of life, where nothing else is asked for"""
 NOTICED = 75
 """exit code (EX_TEMPFAIL) of each of several processes that saved and stopped, as one of them was told to"""
+USAGE = 2
+"""exit code of a command line that was refused: it would be again"""
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
 
 Tree = TypeVar("Tree")
@@ -78,7 +80,7 @@ def surrounded(environment: Mapping[str, str]) -> bool:
         return asked == "auto"
     if all(name in environment for name in SLURM) and _number(environment, "SLURM_NTASKS", 1, "1") > 1:
         return True
-    if environment.get("JAX_PLATFORMS", "tpu").partition(",")[0] != "tpu":
+    if (environment.get("JAX_PLATFORMS") or "tpu").partition(",")[0] != "tpu":
         return False
     if "," in environment.get("TPU_WORKER_HOSTNAMES", "") or environment.get("MEGASCALE_COORDINATOR_ADDRESS"):
         return True
@@ -107,6 +109,11 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
             raise
         raise ValueError(
             f"a device was used before the processes joined ({error}); make no array where the experiment is defined"
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"JAX cannot find the other processes here ({error}); set {CLUSTER}=off to be alone, or tell of them by "
+            f"{COORDINATOR}, {PROCESSES} and {PROCESS}"
         ) from error
 
 

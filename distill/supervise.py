@@ -23,13 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from distill.cluster import COORDINATOR, HEARTBEAT, NOTICED, PROCESS, PROCESSES, PROGRESS
+from distill.cluster import COORDINATOR, HEARTBEAT, NOTICED, PROCESS, PROCESSES, PROGRESS, USAGE
 from distill.workers import PDEATHSIG
 
 SAVED = (NOTICED, 130)
 """codes of a process that was told to stop, and saved"""
-USAGE = 2
-"""code of a command line that was refused: it would be again"""
 LOOK = 0.1
 """seconds between looks at the processes"""
 WORDS = 15
@@ -44,7 +42,8 @@ if prctl is not None:
 try:
     os.execvp(sys.argv[1], sys.argv[1:])
 except OSError as error:
-    sys.exit(f"supervise: {{sys.argv[1]}}: {{error.strerror}}")
+    print(f"supervise: {{sys.argv[1]}}: {{error.strerror}}", file=sys.stderr)
+    sys.exit({USAGE})
 """
 """asks for a signal when its parent is gone, and becomes the command"""
 
@@ -68,7 +67,7 @@ class Supervision:
 
     def __post_init__(self) -> None:
         for name, least in (("processes", 1), ("restarts", 0), ("pause", 0), ("grace", 0), ("notice", 0)):
-            if vars(self)[name] < least:
+            if not vars(self)[name] >= least:  # what is no number is nothing to wait for
                 raise ValueError(f"--{name} is {vars(self)[name]}; it must be at least {least}")
         if self.heartbeat is not None and self.heartbeat < 1:
             raise ValueError(f"--heartbeat is {self.heartbeat}; it must be at least 1 second")

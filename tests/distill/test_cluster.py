@@ -65,6 +65,7 @@ def test_a_way_of_joining_that_does_not_exist_is_refused():
         (SLURM | {"SLURM_NTASKS": "16", "HERD_CLUSTER": "off"}, False),
         ({"HERD_CLUSTER": "auto"}, True),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a,b", "JAX_PLATFORMS": ""}, True),  # empty is as unset
         ({"TPU_WORKER_HOSTNAMES": "a"}, False),
         ({"MEGASCALE_COORDINATOR_ADDRESS": "a:1"}, True),
         ({"TPU_WORKER_HOSTNAMES": "a,b", "JAX_PLATFORMS": "cpu"}, False),  # a pod is planned, not used
@@ -78,6 +79,13 @@ def test_joining_after_a_device_was_used_is_refused():
     jax.devices()
     with pytest.raises(ValueError, match="a device was used before the processes joined"):
         join(WHOLE)
+
+
+def test_who_looks_for_others_where_there_are_none_is_told_what_to_set():
+    code = "from distill.cluster import join; join()"
+    known = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "HERD_CLUSTER": "auto"}
+    said = subprocess.run([sys.executable, "-c", code], env=known, capture_output=True, text=True, timeout=100).stderr
+    assert "ValueError: JAX cannot find the other processes here" in said and "set HERD_CLUSTER=off to be alone" in said
 
 
 def test_a_supervisor_is_told_of_checkpoints(tmp_path):
@@ -138,7 +146,7 @@ def test_what_several_processes_cannot_do_is_refused(monkeypatch, changes, messa
 
 
 TWO = """
-import os, sys, jax, jax.numpy as jnp
+import os, sys, jax, jax.numpy as jnp, numpy as np
 from distill import Mesh
 from distill import mesh as meshes
 from distill.agreement import Elsewhere, by_first
@@ -146,7 +154,7 @@ from distill.checkpoint import Checkpoints
 from distill.cluster import first, join, several
 from distill.data.loader import Loader
 from distill.data.portion import Portion
-from distill.reading import brought, held_rows, put
+from distill.reading import brought, collected, held_rows, put, spread
 from tests.distill.test_data_loader import MANY
 
 join()
@@ -168,6 +176,11 @@ for _ in range(3):
     assert batch.tokens.shape == (1, 4, 16)
     assert brought(jax.jit(lambda x: x[0], out_shardings=meshes.rows(mesh))(batch.tokens)).shape == (2, 16)
     sums.append(jax.jit(lambda x: jnp.sum(x, -1))(batch.tokens))
+around = jax.sharding.Mesh(mesh.devices[::-1], mesh.axis_names)  # as on a torus: not in the order of processes
+own = np.arange(12).reshape(4, 3)[rows]
+over = spread(own, around)
+assert held_rows(around, 4) != rows and (brought(over) == own + (6 if first() else -6)).all(), brought(over)
+assert (collected(over, around) == own).all()
 everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 total = jax.jit(jnp.stack, out_shardings=everywhere)(sums)
 with Checkpoints(sys.argv[1]) as checkpoints:

@@ -63,6 +63,12 @@ def test_a_command_line_that_is_refused_is_not_tried_again(tmp_path, capfd):
     assert (tmp_path / "runs").read_text() == "x" and "refused: giving up" in capfd.readouterr().err
 
 
+def test_a_command_that_is_not_there_is_not_tried_again(capfd):
+    assert Supervisor(["/no/such/command"], Supervision(**QUICK)).run() == 2
+    said = capfd.readouterr().err
+    assert "/no/such/command: No such file or directory" in said and "refused: giving up" in said
+
+
 def test_processes_that_saved_as_told_are_not_started_again(tmp_path):
     assert run("import sys; open(sys.argv[1], 'a').write('x'); sys.exit(75)", tmp_path / "runs", processes=2) == 75
     assert (tmp_path / "runs").read_text() == "xx"
@@ -110,6 +116,7 @@ def test_a_notice_to_the_supervisor_is_passed_on_and_ends_it(tmp_path):
     [
         ({"processes": 0}, "--processes is 0; it must be at least 1"),
         ({"restarts": -1}, "--restarts is -1; it must be at least 0"),
+        ({"grace": float("nan")}, "--grace is nan; it must be at least 0"),
         ({"heartbeat": 0}, "--heartbeat is 0; it must be at least 1 second"),
     ],
 )
