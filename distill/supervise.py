@@ -72,6 +72,10 @@ class Supervision:
         if self.heartbeat is not None and self.heartbeat < 1:
             raise ValueError(f"--heartbeat is {self.heartbeat}; it must be at least 1 second")
 
+    def wait(self, idle: int) -> float:
+        """Seconds before the restart after so many failures in a row between which nothing was gained."""
+        return min(self.pause * 2.0 ** min(max(idle - 1, 0), 30), 60.0)
+
 
 class Supervisor:
     """Runs a command in its processes until it is finished, told to stop, or beyond help."""
@@ -111,7 +115,7 @@ class Supervisor:
                 _say(f"{said}; {why}: giving up")
                 return code if code >= 0 else 128 - code
             _say(f"{said}; all start again from the last checkpoint")
-            end = time.monotonic() + min(self._asked.pause * 2.0 ** max(idle - 1, 0), 60.0)
+            end = time.monotonic() + self._asked.wait(idle)
             while time.monotonic() < end and not self._told:
                 time.sleep(min(LOOK, self._asked.pause))
 
