@@ -32,6 +32,13 @@ WIDE = place(4, 2, 1, 1)
 MIXED = place(2, 2, 1, 2)
 
 
+def test_on_a_tpu_a_kept_weight_is_cut_into_whole_tiles_of_eight_rows(monkeypatch):
+    monkeypatch.setattr(Placement, "platform", "tpu")
+    assert WIDE.spec(("d", "v"), (32, 5)) == Spec(("rows",), None)
+    assert WIDE.spec(("d", "v"), (64, 5)) == Spec(("rows", "experts"), None)
+    assert WIDE.spec(("b", "t"), (8, 5)) == Spec(("rows", "experts"), None)  # rows are not weights
+
+
 @pytest.mark.parametrize(
     ("letters", "shape", "spec"),
     [
