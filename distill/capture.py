@@ -18,8 +18,9 @@ from distill.experiment import Experiment
 from distill.manifest import with_tuples
 from distill.mesh import executed
 from distill.progress import Progress
-from distill.reading import brought, describe_order, held_rows, portion, put, stage_loader
+from distill.reading import collected, describe_order, portion, spread, stage_loader
 from distill.rows import Rows
+from distill.several import check_devices
 from distill.stage import Stage
 from distill.state import Weights
 from distill.stored import About, Shard, Store
@@ -61,23 +62,17 @@ class Capture:
         """Writes what is missing of this process's rows.
 
         Raises:
-            ValueError: the folder is another store or none, another process writes this part, or devices of this
-                process hold other rows than its part.
+            ValueError: the folder is another store or none, another process writes this part, or the mesh leaves
+                devices of several processes out.
         """
-        if several():
-            own, share = held_rows(self.experiment.mesh.build(), self.stage.rows), self.stage.rows // processes
-            if own != [*range(process * share, (process + 1) * share)]:
-                raise ValueError(
-                    f"process {process} of {processes} holds rows {own} of {self.stage.rows}, not the next "
-                    f"{share}; capture with a mesh that gives each process its own rows"
-                )
+        check_devices(self.experiment.mesh)
         with store.writing(self.about(processes), process):
             self._go_on(store, process, processes, quiet)
 
     def _go_on(self, store: Store, process: int, processes: int, quiet: bool) -> None:
         whole, share = {shard.number: shard for shard in store.shards(process)}, self.stage.rows // processes
-        if several():  # they ask together: what one of them lacks is captured anew by all
-            whole = {number: shard for number, shard in whole.items() if number < min(gather(_leading(whole)))}
+        if several():
+            whole = _shared(whole)
         rows = range(process * share, (process + 1) * share)
         loader = stage_loader(self.experiment, self.stage)
         batches = portion(self.stage, loader, self.experiment.corpus_of(self.stage), rows)
@@ -103,7 +98,7 @@ class Capture:
         """What the teacher says of a host batch: a function of the batch and of the number of its first row."""
         teacher, mesh = self._teacher(), self.experiment.mesh.build()
         said = jax.jit(partial(_ask, form=self.form, seed=self.experiment.seed), out_shardings=meshes.rows(mesh))
-        return lambda batch, first: brought(settled(said(teacher, put(batch, 1, mesh), np.int32(first))))
+        return lambda batch, first: collected(settled(said(teacher, spread(batch, mesh), np.int32(first))), mesh)
 
     def _teacher(self) -> LiveTeacher:
         return LiveTeacher(self.weights, executed(self.experiment.execution, self.experiment.mesh.build()))
@@ -123,7 +118,7 @@ class Capture:
         for number in np.linspace(0, self.stage.steps - 1, count).astype(int):
             first = int(number) * store.about.rows
             stored = self.form.batch([rows[first + row] for row in range(store.about.rows)])
-            worst = max(worst, float(_compare(teacher, put(stored, 1, mesh), form=self.form)))
+            worst = max(worst, float(_compare(teacher, spread(stored, mesh), form=self.form)))
             if self.form.kind == "sampled":
                 said: Any = stored.targets
                 drawn, kept = ask(replace(stored, targets=None), first).ids, said.ids
@@ -137,18 +132,21 @@ class Capture:
         return worst
 
 
-def _leading(whole: dict[int, Shard]) -> int:
-    """How many shards are there before the first that is missing."""
-    return next(number for number in range(len(whole) + 1) if number not in whole)
+def _shared(whole: dict[int, Shard]) -> dict[int, Shard]:
+    """Those before the first that a process lacks: as all ask together, all capture that one and the later ones anew.
+
+    Every process asks the others once, whatever it has: they may have been killed a shard apart.
+    """
+    leading = next(number for number in range(len(whole) + 1) if number not in whole)
+    every = min(gather(leading))
+    return {number: shard for number, shard in whole.items() if number < every}
 
 
 def _ask(teacher: LiveTeacher, batch: Batch, first: Array, form: Form, seed: int) -> TopK | Sampled:
-    whole = jax.tree.map(lambda x: x[0], batch)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), first + jnp.arange(whole.tokens.shape[0]))
-    return form.coarsen(teacher.signal(whole), whole, keys)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), first + jnp.arange(batch.tokens.shape[0]))
+    return form.coarsen(teacher.signal(batch), batch, keys)
 
 
 @partial(jax.jit, static_argnames=("form",))
 def _compare(teacher: LiveTeacher, batch: Batch, form: Form) -> Array:
-    whole = jax.tree.map(lambda x: x[0], batch)
-    return form.distance(teacher.signal(whole), whole)
+    return form.distance(teacher.signal(batch), batch)

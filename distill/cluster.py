@@ -29,6 +29,8 @@ SECONDS = 100
 """without a sign of life, where nothing else is asked for"""
 NOTICED = 75
 """exit code (EX_TEMPFAIL) of each of several processes that saved and stopped, as one of them was told to"""
+USAGE = 2
+"""exit code of a command line that was refused: it would be again"""
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
 
 Tree = TypeVar("Tree")
@@ -78,7 +80,7 @@ def surrounded(environment: Mapping[str, str]) -> bool:
         return asked == "auto"
     if all(name in environment for name in SLURM) and _number(environment, "SLURM_NTASKS", 1, "1") > 1:
         return True
-    if environment.get("JAX_PLATFORMS", "tpu").partition(",")[0] != "tpu":
+    if (environment.get("JAX_PLATFORMS") or "tpu").partition(",")[0] != "tpu":
         return False
     if "," in environment.get("TPU_WORKER_HOSTNAMES", "") or environment.get("MEGASCALE_COORDINATOR_ADDRESS"):
         return True
@@ -107,6 +109,11 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
             raise
         raise ValueError(
             f"a device was used before the processes joined ({error}); make no array where the experiment is defined"
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"JAX cannot find the other processes here ({error}); set {CLUSTER}=off to be alone, or tell of them by "
+            f"{COORDINATOR}, {PROCESSES} and {PROCESS}"
         ) from error
 
 
@@ -149,16 +156,19 @@ class Shared:
     """A notice to one process that all hear at the same question: so all of them ask, in step.
 
     SIGTERM is the notice; JAX's own handler takes it, and agrees with the others on a question that none has asked yet.
+    Questions are counted by the process, not by the run: a notice between two runs is heard at the next question.
     """
 
+    _asked = 0
+
     def __init__(self) -> None:
-        self._asked, self._told = 0, False
+        self._told = False
 
     def is_set(self) -> bool:
         """Whether one of the processes was told to stop."""
         if not self._told:
-            self._asked += 1
-            self._told = multihost_utils.reached_preemption_sync_point(self._asked)
+            Shared._asked += 1
+            self._told = multihost_utils.reached_preemption_sync_point(Shared._asked)
         return self._told
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from distill import ceiling
 from distill.agreement import by_first
 from distill.apart import voice_of
-from distill.cluster import NOTICED, first, join, several, stopping
+from distill.cluster import NOTICED, USAGE, first, join, several, stopping
 from distill.evaluate import Score, evaluate
 from distill.experiment import Experiment
 from distill.loop import Interrupted, check_room
@@ -35,12 +35,17 @@ from models import cost
 def launch(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
     """The main function of an experiment file, in each of the processes that run it (`distill.cluster`).
 
-    Exit code 1: a clear error; 130: interrupted, and saved; 75: so were several processes, as one was told to stop.
+    Exit code 1: a clear error; 2: the command line is refused, and would be again; 130: interrupted, and saved; 75: so
+    were several processes, as one was told to stop.
     """
     from distill.report import print_table
 
     try:
         options = parse(experiment, sys.argv[1:] if arguments is None else arguments)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USAGE)
+    try:
         join()
         settle()
         if not first():  # process 0 speaks for all
@@ -75,6 +80,7 @@ def run_experiment(
     experiment: Experiment, folder: Place | str, *, quiet: bool = False, profile: Profile | None = None
 ) -> dict[str, Any]:
     """Train all stages in `folder`, or go on with them, then evaluate; what it returns is also in results.json."""
+    experiment.mesh.build()  # refuses what needs more devices before anything is written
     check_vocabulary(experiment)
     check_disk(experiment.stages, place(folder))
     check_several(experiment)

@@ -247,3 +247,13 @@ def rows(mesh: jax.sharding.Mesh, leading: int = 0) -> NamedSharding:
     Columns come whole, as a batch is small and not all of its arrays have columns; a model takes its own.
     """
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, RULES["b"]))
+
+
+def shares(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Sharding of rows in the order of processes, an equal share each: as files are read and written.
+
+    On a mesh they lie otherwise, where that follows the rings of a torus and not the numbers of hosts.
+    """
+    devices = sorted(mesh.devices.flat, key=lambda device: device.process_index)
+    grid = np.asarray(devices).reshape(jax.process_count(), -1)  # numpy: devices are not an array program
+    return NamedSharding(jax.sharding.Mesh(grid, ("process", "device")), PartitionSpec("process"))

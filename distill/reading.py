@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Int
 
 from distill import mesh as meshes
+from distill.cluster import settled
 from distill.data.batch import Batch
 from distill.data.loader import Batches, Loader
 from distill.data.portion import Portion
@@ -122,6 +123,16 @@ def on_mesh(batches: list[Batch], mesh: jax.sharding.Mesh) -> list[Batch]:
         return x[held_rows(mesh, len(x))]
 
     return [jax.make_array_from_process_local_data(meshes.rows(mesh), jax.tree.map(mine, batch)) for batch in batches]
+
+
+def spread(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
+    """Host arrays [b ...] of this process's share of rows, in the order of processes, as device arrays of all rows."""
+    return jax.device_put(jax.make_array_from_process_local_data(meshes.shares(mesh), batch), meshes.rows(mesh))
+
+
+def collected(tree: Tree, mesh: jax.sharding.Mesh) -> Tree:
+    """Arrays [b ...] with their rows over the mesh as host arrays of this process's share: `spread`, undone."""
+    return brought(settled(jax.device_put(tree, meshes.shares(mesh))))
 
 
 def brought(tree: Tree) -> Tree:

@@ -4,6 +4,7 @@ import jax
 
 from distill.cluster import several
 from distill.experiment import Experiment
+from distill.mesh import Mesh
 from distill.stage import Stage, Staged
 
 
@@ -15,18 +16,27 @@ def check_several(experiment: Experiment) -> None:
     """
     if not several():
         return
-    mesh, there = experiment.mesh, jax.device_count()
-    if mesh.size != there:
-        raise ValueError(
-            f"{mesh} takes {mesh.size} of the {there} devices of {jax.process_count()} processes, and each must have a "
-            f"part of it; set --mesh.data so that the axes multiply to {there}"
-        )
+    check_devices(experiment.mesh)
     found = [f"stage {stage.name!r}: {what}" for stage in experiment.stages for what in hindrances(stage)]
     found += ["examination: questions are asked by one process"] * (experiment.examination is not None)
     if found:
         raise ValueError(
             f"{jax.process_count()} processes cannot run this together: {'; '.join(found)}. Leave that out, or run it "
             "in one process"
+        )
+
+
+def check_devices(mesh: Mesh) -> None:
+    """Refuses a mesh that leaves devices of several processes out, or needs more of them.
+
+    Raises:
+      ValueError: it does.
+    """
+    there = jax.device_count()
+    if several() and mesh.size != there:
+        raise ValueError(
+            f"{mesh} takes {mesh.size} of the {there} devices of {jax.process_count()} processes, and each must have a "
+            f"part of it; set --mesh.data so that the axes multiply to {there}"
         )
 
 

@@ -23,13 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from distill.cluster import COORDINATOR, HEARTBEAT, NOTICED, PROCESS, PROCESSES, PROGRESS
+from distill.cluster import COORDINATOR, HEARTBEAT, NOTICED, PROCESS, PROCESSES, PROGRESS, USAGE
 from distill.workers import PDEATHSIG
 
 SAVED = (NOTICED, 130)
 """codes of a process that was told to stop, and saved"""
-USAGE = 2
-"""code of a command line that was refused: it would be again"""
 LOOK = 0.1
 """seconds between looks at the processes"""
 WORDS = 15
@@ -44,7 +42,8 @@ if prctl is not None:
 try:
     os.execvp(sys.argv[1], sys.argv[1:])
 except OSError as error:
-    sys.exit(f"supervise: {{sys.argv[1]}}: {{error.strerror}}")
+    print(f"supervise: {{sys.argv[1]}}: {{error.strerror}}", file=sys.stderr)
+    sys.exit({USAGE})
 """
 """asks for a signal when its parent is gone, and becomes the command"""
 
@@ -68,10 +67,14 @@ class Supervision:
 
     def __post_init__(self) -> None:
         for name, least in (("processes", 1), ("restarts", 0), ("pause", 0), ("grace", 0), ("notice", 0)):
-            if vars(self)[name] < least:
+            if not vars(self)[name] >= least:  # what is no number is nothing to wait for
                 raise ValueError(f"--{name} is {vars(self)[name]}; it must be at least {least}")
         if self.heartbeat is not None and self.heartbeat < 1:
             raise ValueError(f"--heartbeat is {self.heartbeat}; it must be at least 1 second")
+
+    def wait(self, idle: int) -> float:
+        """Seconds before the restart after so many failures in a row between which nothing was gained."""
+        return min(self.pause * 2.0 ** min(max(idle - 1, 0), 30), 60.0)
 
 
 class Supervisor:
@@ -112,7 +115,7 @@ class Supervisor:
                 _say(f"{said}; {why}: giving up")
                 return code if code >= 0 else 128 - code
             _say(f"{said}; all start again from the last checkpoint")
-            end = time.monotonic() + min(self._asked.pause * 2.0 ** max(idle - 1, 0), 60.0)
+            end = time.monotonic() + self._asked.wait(idle)
             while time.monotonic() < end and not self._told:
                 time.sleep(min(LOOK, self._asked.pause))
 

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 
 from models.across import Across, Axis, Gather
 from models.attention import attend_chunk, attend_document, number_rooms
-from models.blockwise import NOWHERE
 from models.flash import Attend, Blockwise
 from models.layout import Layout
 from models.placement import Placement, along
@@ -97,8 +96,8 @@ def attend_chunk_split(
     if layout.aligned and chunk % t == 0 and n % (chunk // t) == 0:
         return across(q, k, v, rooms, axis, attend, chunk // t)
     fetch = partial(_with_previous, columns=chunk, axis=axis)
-    # Rooms are sent as the next number, so that the zeros before the first device's columns are nowhere.
-    k, v, theirs = fetch(k), fetch(v), fetch(rooms - NOWHERE) + NOWHERE
+    # The zeros before the first device's columns are padding to the rooms too: of segment 0.
+    k, v, theirs = fetch(k), fetch(v), fetch(rooms)
     if t <= chunk:
         return attend(q, k, v, rooms, theirs)
     # Blocks of chunk queries, each with chunk columns of keys before it.

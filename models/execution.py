@@ -72,8 +72,10 @@ class Execution:
             loop over them, half as much memory again, unless they seem to depend on what it cannot know.
         """
         if numbers is not None and self.placement is not None and self.platform == "tpu":
-            one = (jnp.max(numbers) >= 0).astype(jnp.float32)
-            module = jax.tree.map(lambda weight: weight * one, module, is_leaf=lambda leaf: isinstance(leaf, Tapped))
+            one = jnp.max(numbers) >= 0
+            # In the weights' own dtype: those of a frozen teacher are two bytes or fewer, and stay so.
+            tied = lambda weight: weight * one.astype(weight.dtype)  # noqa: E731
+            module = jax.tree.map(tied, module, is_leaf=lambda leaf: isinstance(leaf, Tapped))
         own = cast(module, self.dtype)
         return own if self.placement is None else self.placement.gather(own)
 

@@ -41,6 +41,11 @@ class Tapped:
         """The weight's."""
         return self.weight.shape
 
+    @property
+    def dtype(self) -> Any:
+        """The weight's, as it is kept."""
+        return self.weight.dtype
+
     def astype(self, dtype: Any) -> Float[Array, "..."]:
         """The weight in the tap's dtype, which is that of the products."""
         assert jnp.dtype(dtype) == self.tap.dtype, f"read as {dtype}, tapped as {self.tap.dtype}"

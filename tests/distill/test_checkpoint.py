@@ -62,6 +62,13 @@ def test_restoring_gives_back_the_saved_trees_and_meta(tmp_path):
     assert same(restored.trees, state(3))
 
 
+def test_an_error_of_the_run_waits_for_the_save_under_way(tmp_path):
+    with pytest.raises(KeyError), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, state(3))
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
 def test_the_layout_on_disk_is_one_item_per_learner_and_part_by_name(tmp_path):
     saved(tmp_path, 3)
     assert {"scout.model", "scout.rest", "manifest"} <= {path.name for path in (tmp_path / "3").iterdir()}

@@ -65,6 +65,7 @@ def test_a_way_of_joining_that_does_not_exist_is_refused():
         (SLURM | {"SLURM_NTASKS": "16", "HERD_CLUSTER": "off"}, False),
         ({"HERD_CLUSTER": "auto"}, True),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a,b", "JAX_PLATFORMS": ""}, True),  # empty is as unset
         ({"TPU_WORKER_HOSTNAMES": "a"}, False),
         ({"MEGASCALE_COORDINATOR_ADDRESS": "a:1"}, True),
         ({"TPU_WORKER_HOSTNAMES": "a,b", "JAX_PLATFORMS": "cpu"}, False),  # a pod is planned, not used
@@ -80,6 +81,13 @@ def test_joining_after_a_device_was_used_is_refused():
         join(WHOLE)
 
 
+def test_who_looks_for_others_where_there_are_none_is_told_what_to_set():
+    code = "from distill.cluster import join; join()"
+    known = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "HERD_CLUSTER": "auto"}
+    said = subprocess.run([sys.executable, "-c", code], env=known, capture_output=True, text=True, timeout=100).stderr
+    assert "ValueError: JAX cannot find the other processes here" in said and "set HERD_CLUSTER=off to be alone" in said
+
+
 def test_a_supervisor_is_told_of_checkpoints(tmp_path):
     mark("teach", 3, {})
     mark("teach", 5, {"HERD_PROGRESS": str(tmp_path / "progress")})
@@ -88,11 +96,24 @@ def test_a_supervisor_is_told_of_checkpoints(tmp_path):
 
 def test_a_notice_to_several_is_asked_for_in_step_and_stays(monkeypatch):
     asked = []
+    monkeypatch.setattr(Shared, "_asked", 0)
     monkeypatch.setattr(
         "jax.experimental.multihost_utils.reached_preemption_sync_point", lambda step: asked.append(step) or step == 3
     )
     notice = Shared()
     assert [notice.is_set() for _ in range(5)] == [False, False, True, True, True] and asked == [1, 2, 3]
+
+
+def test_a_notice_between_two_runs_of_a_process_is_heard_at_the_first_question_of_the_second(monkeypatch):
+    point = []  # JAX agrees on the question after the last, and says yes to that one alone
+    monkeypatch.setattr(
+        "jax.experimental.multihost_utils.reached_preemption_sync_point", lambda step: [step] == point[-1:]
+    )
+    monkeypatch.setattr(Shared, "_asked", 0)
+    one = Shared()
+    assert not any(one.is_set() for _ in range(3))
+    point.append(4)
+    assert Shared().is_set()
 
 
 def test_ctrl_c_in_one_of_several_becomes_the_notice_to_all(monkeypatch):
@@ -125,7 +146,7 @@ def test_what_several_processes_cannot_do_is_refused(monkeypatch, changes, messa
 
 
 TWO = """
-import os, sys, jax, jax.numpy as jnp
+import os, sys, jax, jax.numpy as jnp, numpy as np
 from distill import Mesh
 from distill import mesh as meshes
 from distill.agreement import Elsewhere, by_first
@@ -133,7 +154,7 @@ from distill.checkpoint import Checkpoints
 from distill.cluster import first, join, several
 from distill.data.loader import Loader
 from distill.data.portion import Portion
-from distill.reading import brought, held_rows, put
+from distill.reading import brought, collected, held_rows, put, spread
 from tests.distill.test_data_loader import MANY
 
 join()
@@ -155,6 +176,11 @@ for _ in range(3):
     assert batch.tokens.shape == (1, 4, 16)
     assert brought(jax.jit(lambda x: x[0], out_shardings=meshes.rows(mesh))(batch.tokens)).shape == (2, 16)
     sums.append(jax.jit(lambda x: jnp.sum(x, -1))(batch.tokens))
+around = jax.sharding.Mesh(mesh.devices[::-1], mesh.axis_names)  # as on a torus: not in the order of processes
+own = np.arange(12).reshape(4, 3)[rows]
+over = spread(own, around)
+assert held_rows(around, 4) != rows and (brought(over) == own + (6 if first() else -6)).all(), brought(over)
+assert (collected(over, around) == own).all()
 everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 total = jax.jit(jnp.stack, out_shardings=everywhere)(sums)
 with Checkpoints(sys.argv[1]) as checkpoints:

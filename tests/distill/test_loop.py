@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from distill import load_run, load_weights
+from distill import Mesh, load_run, load_weights
 from distill.evaluate import evaluate
 from distill.launch import launch, merge, parse, run_experiment
 from distill.loop import Interrupted
@@ -197,9 +197,16 @@ def test_a_disk_too_small_for_all_stages_is_refused_before_the_first(text, tmp_p
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_seeds_must_be_at_least_one(tmp_path):
-    with pytest.raises(SystemExit, match="--seeds is 0; it must be at least 1"):
+def test_a_command_line_that_is_refused_has_a_code_of_its_own(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
         launch(experiment(), ["--seeds", "0", "--run", str(tmp_path)])
+    assert stop.value.code == 2 and "error: --seeds is 0; it must be at least 1" in capsys.readouterr().err
+
+
+def test_a_mesh_of_more_devices_than_there_are_is_refused_before_anything_is_written(text, tmp_path):
+    with pytest.raises(ValueError, match=r"Mesh\(data=1, fsdp=1\) from device 99 on needs 100 devices, found"):
+        run_experiment(small(text, mesh=Mesh(first=99)), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_seeds_of_different_corpora_are_not_merged():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from distill import Mesh, load_weights, rows, store, stored, targets
-from distill.capture import Capture
+from distill.capture import Capture, _shared
 from distill.ceiling import Ceiling
 from distill.checkpoint import Checkpoints
 from distill.data.source import Folder
@@ -258,6 +258,13 @@ def test_processes_may_begin_at_the_same_time(text, whole, tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda p: captures[p].run(Store(folder), p, 4, quiet=True), range(4)))
     assert Store(folder).missing() == 0 and Store(folder).about == asked(text).about(4)
+
+
+@pytest.mark.parametrize(("here", "there", "kept"), [((0, 1, 2), 2, [0, 1]), ((), 3, []), ((0, 2), 3, [0])])
+def test_processes_that_ask_together_ask_each_other_once_which_shards_all_have(whole, monkeypatch, here, there, kept):
+    asked, one = [], Store(whole).shards(0)[0]
+    monkeypatch.setattr("distill.capture.gather", lambda own: asked.append(own) or [own, there])
+    assert [*_shared(dict.fromkeys(here, one))] == kept and len(asked) == 1
 
 
 def test_a_part_is_captured_by_one_process_at_a_time(text, tmp_path):

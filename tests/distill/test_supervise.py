@@ -58,14 +58,39 @@ def test_new_checkpoints_count_restarts_anew(tmp_path):
     assert (tmp_path / "runs").read_text() == "x" * 6
 
 
+def test_it_waits_twice_as_long_each_time_that_nothing_was_gained_and_at_most_a_minute():
+    asked = Supervision(pause=2.0)
+    assert [asked.wait(idle) for idle in (0, 1, 2, 3, 6, 5000)] == [2.0, 2.0, 4.0, 8.0, 60.0, 60.0]
+
+
 def test_a_command_line_that_is_refused_is_not_tried_again(tmp_path, capfd):
     assert run("import sys; open(sys.argv[1], 'a').write('x'); sys.exit(2)", tmp_path / "runs") == 2
     assert (tmp_path / "runs").read_text() == "x" and "refused: giving up" in capfd.readouterr().err
 
 
+def test_a_command_that_is_not_there_is_not_tried_again(capfd):
+    assert Supervisor(["/no/such/command"], Supervision(**QUICK)).run() == 2
+    said = capfd.readouterr().err
+    assert "/no/such/command: No such file or directory" in said and "refused: giving up" in said
+
+
 def test_processes_that_saved_as_told_are_not_started_again(tmp_path):
     assert run("import sys; open(sys.argv[1], 'a').write('x'); sys.exit(75)", tmp_path / "runs", processes=2) == 75
     assert (tmp_path / "runs").read_text() == "xx"
+
+
+LINGERS = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.environ["HERD_PROCESS"] == "0": sys.exit(75)
+time.sleep(60)
+"""
+
+
+def test_who_has_not_saved_when_the_others_have_is_killed_after_the_notice():
+    began = time.monotonic()
+    assert run(LINGERS, processes=2, notice=0.5, restarts=0) == 128 + signal.SIGKILL
+    assert time.monotonic() - began < 30
 
 
 STUBBORN = """
@@ -110,6 +135,7 @@ def test_a_notice_to_the_supervisor_is_passed_on_and_ends_it(tmp_path):
     [
         ({"processes": 0}, "--processes is 0; it must be at least 1"),
         ({"restarts": -1}, "--restarts is -1; it must be at least 0"),
+        ({"grace": float("nan")}, "--grace is nan; it must be at least 0"),
         ({"heartbeat": 0}, "--heartbeat is 0; it must be at least 1 second"),
     ],
 )

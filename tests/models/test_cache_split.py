@@ -1,6 +1,7 @@
 """A cache whose columns lie on several devices decodes as one on a single device."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from distill import Mesh
 from distill.mesh import placement, resting
 from models.cache import Cache, extend
+from models.cache_split import see_token
 from models.config import SCOUT_PICO, tiny
 from models.execution import Execution
 from models.llama4 import Llama4
@@ -41,3 +43,12 @@ def decode(execution):
 def test_tokens_are_those_of_one_device(mesh, rules):
     placed = Execution(placement=rules(mesh.build()))
     np.testing.assert_allclose(decode(placed), decode(Execution()), rtol=1e-5, atol=1e-5)
+
+
+def test_a_row_without_a_token_keeps_its_cache():
+    place = placement(Mesh(context=2).build())
+    keys, q, k = jnp.zeros((1, 2, 1, 4, 2)), jnp.ones((2, 1, 1, 2)), jnp.ones((2, 1, 1, 2))
+    where = jnp.asarray([[3], [3]]), jnp.asarray([[1], [0]]), jnp.int32(0)
+    _, kept, values = jax.jit(partial(see_token, place))(q, k, k, *where, keys, keys)
+    for written in (kept, values):
+        np.testing.assert_array_equal(written[0, :, 0, :, 0], [[0, 0, 0, 1], [0, 0, 0, 0]])

@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as Spec
 
+from models.execution import Execution
 from models.placement import Placement
 
 AXES = ("rows", "experts", "columns", "hidden")
@@ -30,6 +31,23 @@ def place(*shape):
 
 WIDE = place(4, 2, 1, 1)
 MIXED = place(2, 2, 1, 2)
+
+
+def test_on_a_tpu_a_kept_weight_is_cut_into_whole_tiles_of_eight_rows(monkeypatch):
+    monkeypatch.setattr(Placement, "platform", "tpu")
+    assert WIDE.spec(("d", "v"), (32, 5)) == Spec(("rows",), None)
+    assert WIDE.spec(("d", "v"), (64, 5)) == Spec(("rows", "experts"), None)
+    assert WIDE.spec(("b", "t"), (8, 5)) == Spec(("rows", "experts"), None)  # rows are not weights
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int4"])
+def test_weights_that_are_tied_to_a_batch_for_a_tpu_keep_their_dtype(monkeypatch, dtype):
+    monkeypatch.setattr(Placement, "platform", "tpu")
+    module = nnx.Module()
+    module.experts = nnx.Param(jnp.arange(-4, 4).astype(dtype), axes=("e",))
+    found = Execution(placement=WIDE).ready(module, jnp.zeros((1, 1), jnp.int32)).experts[...]
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found.astype("int32"), jnp.arange(-4, 4))
 
 
 @pytest.mark.parametrize(
