@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.experimental import mesh_utils
 from jax.experimental.layout import Format, Layout
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from distill.grid import lay
 from losses import Split
 from models.config import Config
 from models.execution import Execution
@@ -99,7 +99,7 @@ class Mesh:
                 f"set --mesh.data {len(devices) // fits} --mesh.fsdp {fits}{rest}, or use --tiny"
             )
         own = devices[self.first : self.first + self.size]
-        return jax.sharding.Mesh(_grid(self.shape, own), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        return jax.sharding.Mesh(lay(self.shape, own), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
     def copies(self) -> tuple["Mesh", ...]:
         """Its copies of the model, each as a mesh of its own."""
@@ -141,20 +141,6 @@ class Mesh:
                     f"{name!r} has {count} {what}, which {self} cannot share out over {axis}={size}; set --mesh.{axis} "
                     f"{math.gcd(count, size)}"
                 )
-
-
-def _grid(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
-    """Devices by mesh axes; on a torus so that the axes lie along its rings."""
-    if devices[0].platform == "tpu" and _is_block(devices):
-        return mesh_utils.create_device_mesh(shape, list(devices), allow_split_physical_axes=True)
-    return np.asarray(devices).reshape(shape)  # numpy: devices are not an array program
-
-
-def _is_block(devices: Sequence[Any]) -> bool:
-    """Whether chips are a block of the torus; others have no rings to lie along."""
-    places = {tuple(device.coords) for device in devices}
-    sides = [len(set(along)) for along in zip(*places, strict=True)]
-    return len(places) == math.prod(sides) > 1
 
 
 def placement(mesh: jax.sharding.Mesh) -> Placement:

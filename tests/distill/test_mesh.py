@@ -1,8 +1,11 @@
 """Meshes: what fits, and where the letters of a parameter put it."""
 
+from dataclasses import dataclass
+
 import jax
 import pytest
 
+from distill.grid import lay
 from distill.mesh import Mesh, shardings
 from distill.state import abstract, create
 from tests.distill.small import learner
@@ -24,6 +27,22 @@ def test_what_would_fit_takes_back_the_axes_that_are_too_many():
 def test_a_mesh_behind_the_last_device_says_what_it_needs():
     with pytest.raises(ValueError, match=r"from device 6 on needs 10 devices, found 8 .*; make it or the mesh before"):
         Mesh(context=4, first=6).build()
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What a TPU's device says of itself, as far as it is laid."""
+
+    slice_index: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+
+
+def test_a_mesh_over_several_slices_is_refused():
+    chips = [Chip(part, (x, 0, 0)) for part in (0, 1) for x in range(4)]
+    with pytest.raises(ValueError, match=r"of a mesh of 8 lie in 2 TPU slices; all must be of one, .* book one larger"):
+        lay((2, 4), chips)
+    assert lay((1, 1), chips[:1]).tolist() == [chips[:1]]
 
 
 def test_columns_that_do_not_divide_over_the_mesh_in_pairs_are_refused():
