@@ -83,7 +83,8 @@ class Splash:
             rearrange(ours, "(n t) -> n 1 t", t=size_q), rearrange(others, "(m s) -> m 1 s", s=size_kv),
             rearrange(places, "(n t) -> n t", t=size_q), rearrange(columns, "(m s) -> m s", s=size_kv),
         )  # fmt: skip
-        ahead = MaskInfo(_next(seen)[None], None, seen[None].astype(jnp.int32), None, cast(Any, places))
+        # Small numbers: the maps lie in a TPU's scalar memory, of which there is 1 MiB.
+        ahead = MaskInfo(_next(seen)[None], None, seen[None].astype(jnp.int8), None, cast(Any, places))
         across = ahead._replace(data_next=_next(seen.T).T[None])
         kernel = splash.SplashAttentionKernel(
             ahead, ahead, across, is_mqa=False, save_residuals=False, mask_value=splash.DEFAULT_MASK_VALUE,
@@ -109,7 +110,8 @@ def _next(seen: Bool[Array, "n m"]) -> Int[Array, "n m"]:
     order = jnp.where(flat, jnp.arange(flat.size), flat.size)
     following = lax.cummin(order, reverse=True)
     following = jnp.where(following == flat.size, jnp.min(order), following) % seen.shape[1]
-    return rearrange(following.astype(jnp.int32), "(n m) -> n m", m=seen.shape[1])
+    small = jnp.int16 if seen.shape[1] <= 2**15 else jnp.int32
+    return rearrange(following.astype(small), "(n m) -> n m", m=seen.shape[1])
 
 
 def _fit(length: int, block: int) -> int:

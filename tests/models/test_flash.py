@@ -1,5 +1,6 @@
 """Kernels of accelerators give what XLA gives by blocks; here they are interpreted."""
 
+import re
 from functools import partial
 
 import jax
@@ -73,6 +74,17 @@ def test_splash_lowers_to_mosaic_for_tpus():
     step = jax.jit(partial(value_and_slopes, Splash()))
     lowered = step.trace(*arrays(c=128, dtype=jnp.bfloat16), SEGMENTS, SEGMENTS).lower(lowering_platforms=("tpu",))
     assert lowered.as_text().count("tpu_custom_call") >= 3
+
+
+def test_the_maps_of_64k_queries_over_1m_keys_fit_the_scalar_memory_of_a_tpu():
+    q, k, v = (jax.ShapeDtypeStruct((1, t, 1, 128), jnp.bfloat16) for t in (2**16, 2**20, 2**20))
+    rooms, theirs = (jax.ShapeDtypeStruct((1, t), jnp.int32) for t in (2**16, 2**20))
+    step = jax.jit(partial(value_and_slopes, Splash()))
+    text = step.trace(q, k, v, rooms, theirs).lower(lowering_platforms=("tpu",)).as_text()
+    calls = [line for line in text.splitlines() if "tpu_custom_call" in line]
+    maps = [re.findall(r"tensor<1x128x1024xi(\d+)>", line) for line in calls]
+    assert len(maps) == 3 and all(len(bits) >= 2 for bits in maps)
+    assert all(128 * 1024 * sum(map(int, bits)) / 8 < 2**20 / 2 for bits in maps)  # of 1 MiB
 
 
 @pytest.mark.parametrize(("platform", "kind"), [("cpu", Blockwise), ("gpu", CuDNN), ("cuda", CuDNN), ("tpu", Splash)])
