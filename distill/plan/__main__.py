@@ -32,9 +32,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="write everything into this file")
     parser.add_argument("--keep", type=Path, help="write the texts of the compiled programs into this folder")
     parser.add_argument(
-        "--search", action="store_true", help="where it does not fit, look for the nearest mesh that does"
+        "--search", action="store_true", help="where it does not fit, look for the nearest mesh that does: minutes"
     )
-    parser.add_argument("--limit", type=float, default=360.0, help="seconds of processor for a compile of the search")
+    parser.add_argument("--limit", type=float, default=360.0, help="seconds of processor for each compile of a search")
     for one in fields(Rates):
         if one.name != "slow":
             kind = int if one.name == "axes" else float
@@ -64,11 +64,12 @@ def main(arguments: Sequence[str]) -> None:
     from distill.plan.plan import plan
     from distill.plan.report import show
 
-    told = plan(experiment, given.stage, topology, rates, given.tokens, keep=given.keep)
-    if given.search and not told["fits"]:
-        from distill.plan.search import nearest
+    if given.search:
+        from distill.plan.search import Search
 
-        told["nearest"] = nearest(given.experiment, experiment, given.stage, topology, rest, given.limit)
+        told = Search(arguments, experiment, given.stage, topology, given.limit)()
+    else:
+        told = plan(experiment, given.stage, topology, rates, given.tokens, keep=given.keep)
     show(told, Console(width=120))
     if given.json is not None:
         given.json.write_text(json.dumps(told, indent=1, default=float) + "\n")

@@ -10,7 +10,15 @@ GB = 1e9
 
 
 def show(told: Mapping[str, Any], console: Console) -> None:
-    """Prints everything of a plan."""
+    """Prints everything of a plan; of a search that found none, how it ended."""
+    if told["programs"]:
+        _plan(told, console)
+        console.print(f"[bold]{_verdict(told)}[/]")
+    if "search" in told:  # in one line, to be copied
+        console.print(told["search"]["end"], soft_wrap=True, markup=False, highlight=False)
+
+
+def _plan(told: Mapping[str, Any], console: Console) -> None:
     console.print(
         f"\n[bold]{told['experiment']}, stage {told['stage']}[/] on {told['topology']}: "
         f"{told['used_devices']} devices used, {told['chips']} chips there"
@@ -30,9 +38,6 @@ def show(told: Mapping[str, Any], console: Console) -> None:
                 f"hidden states handed over in a step: {payload['bytes'] / GB:.2f} GB, "
                 f"{payload['bytes_a_device'] / GB:.3f} GB a device, {1e3 * payload['seconds']:.1f} ms over one link"
             )
-    console.print(f"[bold]{_verdict(told)}[/]")
-    if told.get("nearest") is not None:
-        console.print(told["nearest"]["told"])
 
 
 def _budget(budget: Mapping[str, Any], console: Console) -> None:
