@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from distill.experiment import Experiment
 from distill.mesh import Mesh
 from distill.plan.plan import find_stage, programs
-from distill.plan.programs import bytes_of, whole_bytes
+from distill.plan.programs import Program, bytes_of, whole_bytes
 from distill.plan.topology import Topology
 
 TRIES = 12
@@ -111,8 +111,8 @@ class Search:
             found = programs(changed, find_stage(changed, self.stage), devices)
         except ValueError as error:
             return Tried.of(mesh, f"refused: {error}", start)
-        whole = max(_needed(one.held, whole_bytes) for one in found if one.role == "learners")
-        needed = max(_needed(one.held, bytes_of) for one in found)
+        whole = max(_whole(one) for one in found if one.role == "learners")
+        needed = max(bytes_of(one.held) + sum(one.gradients.values()) for one in found)
         outcome = "" if needed <= self.topology.memory else "too large by its arguments and gradients alone"
         return Tried.of(mesh, outcome, start, bytes=needed, whole=whole)
 
@@ -194,8 +194,11 @@ def _factors(size: int, count: int) -> Iterator[tuple[int, ...]]:
         yield from itertools.chain((one, *rest) for rest in _factors(size // one, count - 1))
 
 
-def _needed(held: dict[str, Any], size: Callable[[Any], float]) -> float:
-    return sum(size(tree) * (2 if name.endswith((": parameters", ": head")) else 1) for name, tree in held.items())
+def _whole(program: Program) -> float:
+    """Bytes of arguments and gradients on all devices together, nothing twice."""
+    weights = [tree for name, tree in program.held.items() if name.endswith((": parameters", ": head"))]
+    gradients = sum(program.gradients.values()) / max(bytes_of(weights), 1.0) * whole_bytes(weights)
+    return whole_bytes(program.held) + gradients
 
 
 def _tell(text: str) -> None:
