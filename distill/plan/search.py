@@ -84,7 +84,8 @@ class Search:
             "experiment": self.experiment.name, "stage": stage, "topology": str(self.topology),
             "chips": self.topology.chips, "fits": False, "programs": [],
         }  # fmt: skip
-        return {**((tried and tried[-1].plan) or blank), "search": {"end": end, "tried": known}}
+        plan = tried[-1].plan if tried else None
+        return {**(plan or blank), "search": {"end": end, "tried": known}}
 
     def _attempts(self) -> Iterator[Tried]:
         asked, compiles, least = self.experiment.mesh, 0, 0.0
@@ -154,7 +155,7 @@ def likest(mesh: Mesh, devices: int) -> Iterator[Mesh]:
     """Other meshes of at most so many devices: of as many as this one first, of twice as many then, and so on.
 
     One that is larger than that is halved before. Among those of one size that are first of which least is multiplied
-    by two, or divided.
+    by two, or divided; and then those of fewer copies, of more parts of weights, and so on down the axes.
     """
     asked = list(sizes(mesh).values())
     size = math.prod(asked)
@@ -165,8 +166,8 @@ def likest(mesh: Mesh, devices: int) -> Iterator[Mesh]:
         for one in _factors(size, len(asked)):
             far = sum(abs(math.log2(length / other)) for length, other in zip(one, asked, strict=True))
             if far:
-                found.append((far, one))
-        for _, one in sorted(found):
+                found.append((far, one[0], [-length for length in one[1:]], one))
+        for *_, one in sorted(found):
             yield replace(mesh, **dict(zip(sizes(mesh), one, strict=True)))
         size *= 2
 

@@ -28,6 +28,11 @@ def test_every_mesh_of_the_size_comes_once_but_the_one_that_was_asked_for():
     assert len(found) == len(set(found)) and set(found) == every - {(1, 4, 1, 1, 1)}
 
 
+def test_of_two_that_are_alike_the_one_of_fewer_copies_and_more_parts_is_first():
+    found = list(likest(Mesh(data=2, fsdp=4, expert=4), 32))
+    assert found[0] == Mesh(fsdp=8, expert=4) and found[1] == Mesh(fsdp=4, expert=8)
+
+
 def test_its_first_device_stays():
     assert all(mesh.first == 8 for mesh in likest(Mesh(fsdp=4, first=8), 4))
 
