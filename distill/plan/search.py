@@ -76,7 +76,7 @@ class Search:
                 tried.append(one)
             end = self._end(tried)
         except KeyboardInterrupt:
-            end = f"interrupted; nothing of {len(tried)} that was tried until then fits {self.topology}"
+            end = f"interrupted; none of the meshes that were tried until then fits ({len(tried)})"
             _tell("\n")
         known = [{name: value for name, value in vars(one).items() if name != "plan"} for one in tried]
         stage = find_stage(self.experiment, self.stage).name
