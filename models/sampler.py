@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from models.cache import Cache, extend
 from models.execution import Execution
 from models.llama4 import Llama4
-from models.moe import steady
 from models.ready import Weights, make_ready
 from models.request import Completion, Request, stack_images
 from models.sampling import Sampling
@@ -95,7 +94,7 @@ class Sampler:
         """
         config, waiting, more = model.config, iter(requests), True
         weights = make_ready(model, bias, self.execution)
-        state = _start(weights[0].config, self.slots, self.capacity, self.execution.dtype)
+        state = _start(weights[0].config, self.slots, self.capacity, self.execution.dtype, self.execution.placement)
         held: dict[int, Request] = {}
         before: dict[int, np.ndarray] = {}
         while True:
@@ -145,12 +144,8 @@ class Sampler:
         config = model.config
         return config.periods * config.moe_per_period if self.routes else 0, config.top_k
 
-    def _steady(self) -> Execution:
-        dispatch = steady(self.execution.platform) if self.execution.dispatch is None else self.execution.dispatch
-        return replace(self.execution, dispatch=dispatch)
 
-
-_start = jax.jit(Slots.create, static_argnums=(0, 1, 2, 3))
+_start = jax.jit(Slots.create, static_argnums=(0, 1, 2, 3, 4))
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -168,7 +163,8 @@ def _read(
     Returns the slots, and where the tokens went; of no layer, if nobody asks.
     """
     (model, bias), (slots, lengths, prompts, samples, limits) = weights, numbers
-    execution, (rows, n) = sampler._steady(), tokens.shape
+    rows, n = tokens.shape
+    execution = sampler.execution.steady(model.config, rows * sampler.piece)
     cache = Cache.create(model.config, rows, sampler.capacity, execution.dtype)
     whole = None
     if images is not None:
@@ -204,7 +200,7 @@ def _read(
         limits=limits,
         alive=limits > 0,
     )
-    return state.put(new, slots), routes
+    return state.put(new, slots, execution.placement), routes
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -218,7 +214,8 @@ def _decode(
     Returns tokens, log-probabilities, routes, which of them are there, and which slots go on. The last token of a
     completion is not read, and goes nowhere: -1.
     """
-    (model, bias), execution, stop = weights, sampler._steady(), jnp.asarray(sampler.stop, jnp.int32)
+    (model, bias), stop = weights, jnp.asarray(sampler.stop, jnp.int32)
+    execution = sampler.execution.steady(model.config, sampler.slots)
     # A patch that was drawn would be read as part of an image by whoever reads the row again.
     patch = None if model.config.vision is None else model.config.vision.patch_token
     shape = (sampler.stride, sampler.slots)
@@ -232,7 +229,7 @@ def _decode(
     def step(carry: tuple[Array, Slots, tuple[Array, ...]]) -> tuple[Array, Slots, tuple[Array, ...]]:
         i, state, out = carry
         uniform = jax.vmap(lambda key, n: jax.random.uniform(jax.random.fold_in(key, n)))(state.keys, state.drawn)
-        tokens, logprobs = sampler.sampling(state.logits, uniform, patch)
+        tokens, logprobs = sampler.sampling.draw(execution.placement, state.logits, uniform, patch)
         stopped = jnp.any(tokens[:, None] == stop, axis=-1)
         alive = state.alive & ~stopped & (state.drawn + 1 < state.limits)
         layout = state.cache.place(alive.astype(jnp.int32), 1)
@@ -242,7 +239,8 @@ def _decode(
         new = tokens, logprobs, went, state.alive
         out = tuple(old.at[i].set(each) for old, each in zip(out, new, strict=True))
         logits = model.logits(hidden)[:, 0]
-        return i + 1, replace(state, cache=cache, logits=logits, drawn=state.drawn + 1, alive=alive), out
+        new = replace(state, cache=cache, logits=logits, drawn=state.drawn + 1, alive=alive)
+        return i + 1, new.hold(execution.placement), out
 
     _, state, out = lax.while_loop(go_on, step, (jnp.int32(0), state, out))
     tokens, logprobs, routes, there = out

@@ -98,7 +98,7 @@ def _in(model: PyTree, dtype: str) -> PyTree:
 
 def array(shape: Sequence[int], dtype: Any, place: jax.sharding.NamedSharding) -> Any:
     """An abstract array."""
-    return jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype), sharding=place)
+    return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=place)
 
 
 def bytes_of(tree: PyTree) -> float:

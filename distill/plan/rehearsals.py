@@ -123,16 +123,20 @@ def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[Any
     part = part_of(experiment, stage, experiment.seed)
     crew = (part.home,) if part.own is None else part.own.copies()
     mesh = crew[0].build(devices)
-    execution = on(experiment.execution, mesh)
-    sampler = dataclasses.replace(part.sampler, execution=execution)
+    apart = part.own is not None
+    sampler = part.apart(mesh) if apart else part.sampler
+    rules = meshes.resting(mesh) if apart else meshes.placement(mesh)
+    # What goes by the backend goes by the mesh's devices, though it be one alone.
+    execution = dataclasses.replace(sampler.execution, placement=rules)
+    sampler = dataclasses.replace(sampler, execution=execution)
     born = abstract_weights(part.model, part.biased, mesh)
-    published = abstract_published(born, execution.dtype, mesh)
-    ready = placed(jax.eval_shape(lambda one: make_ready(one.model, one.bias, execution), published), mesh)
+    published = abstract_published(born, execution.dtype, mesh, rules)
+    ready = placed(jax.eval_shape(lambda one: make_ready(one.model, one.bias, execution), published), mesh, rules)
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     spread = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree)  # noqa: E731
-    state = spread(
-        jax.eval_shape(lambda: Slots.create(ready[0].config, sampler.slots, sampler.capacity, execution.dtype))
-    )
+    state = jax.eval_shape(lambda: Slots.create(ready[0].config, sampler.slots, sampler.capacity, execution.dtype))
+    laid = lambda: jax.tree.map(lambda x, cut: array(x.shape, x.dtype, cut), state, state.places(rules))  # noqa: E731
+    state = laid() if apart else spread(state)
     room = -(-sampler.capacity // sampler.piece) * sampler.piece
     tokens, numbers = (
         array((sampler.refill, room), jnp.int32, everywhere),
@@ -140,7 +144,11 @@ def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[Any
     )
     key = spread(jax.eval_shape(lambda: jax.random.key(0)))
     prompt = max(stage.length + 1 - stage.tokens, 1)
-    enough, held = array((), jnp.int32, everywhere), {"published weights": ready, "slots": state}
+    enough = array((), jnp.int32, everywhere)
+    # Layers are taken out of the stack that was published, and that stays.
+    held = {"published weights": published, "weights made ready": ready, "slots": state}
+    if execution.unroll < part.model.periods:
+        del held["published weights"]
     common: dict[str, Any] = {
         "mesh": mesh, "role": "sampler", "copies": len(crew),
         "touched": bytes_of(ready) + bytes_of(state.cache),
