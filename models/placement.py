@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jax.experimental.layout import Format, Layout
@@ -133,10 +134,13 @@ class Placement:
     def look_up(self, table: Float[Array, "v d"], ids: Int[Array, "b t"], dtype: str) -> Float[Array, "b t d"]:
         """Rows of a table that is cut along d: ids travel, then the slices of the rows that were found.
 
-        Neither the table nor its gradient is ever whole on a device.
+        Of one that is cut along v, as those who decode have it, every device gives the rows that it has. Neither the
+        table nor its gradient is ever whole on a device.
         """
-        width = along(self.spec(("d",), table.shape[1:])[0])
+        words, width = (along(cut) for cut in self.spec(("v", "d"), table.shape))
         rows, columns = (self.spec(("b", "t"), ids.shape)[n] for n in (0, 1))
+        if words:
+            return self._look_up_words(words, table, ids, dtype)
         if not width:
             return self.hold(table[ids].astype(dtype), ("b", "t", "d"))
 
@@ -149,6 +153,17 @@ class Placement:
 
         specs = Spec(None, width), Spec(rows, columns)
         call = jax.shard_map(find, mesh=self.mesh, in_specs=specs, out_specs=Spec(rows, columns), check_vma=False)
+        return call(table, ids)
+
+    def _look_up_words(self, words: tuple[str, ...], table: Array, ids: Array, dtype: str) -> Array:
+        def find(table: Array, ids: Array) -> Array:
+            own = ids - jax.lax.axis_index(words) * table.shape[0]
+            here = (own >= 0) & (own < table.shape[0])
+            found = jnp.take(table, own, axis=0, mode="clip").astype(dtype)
+            return jax.lax.psum(jnp.where(here[..., None], found, 0), words)
+
+        rows = Spec(*self.spec(("b", "t"), ids.shape))
+        call = jax.shard_map(find, mesh=self.mesh, in_specs=(Spec(words), rows), out_specs=rows, check_vma=False)
         return call(table, ids)
 
     @property

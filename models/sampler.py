@@ -195,7 +195,7 @@ def _read(
     new = Slots(
         cache=cache,
         keys=jax.vmap(jax.random.fold_in)(chance, samples),
-        logits=model.logits(last[:, None])[:, 0],
+        logits=_score(model, last[:, None], execution),
         drawn=jnp.zeros_like(limits),
         limits=limits,
         alive=limits > 0,
@@ -238,10 +238,16 @@ def _decode(
         went = jnp.where(alive[:, None, None], went[:, 0, : kept[0]], -1)
         new = tokens, logprobs, went, state.alive
         out = tuple(old.at[i].set(each) for old, each in zip(out, new, strict=True))
-        logits = model.logits(hidden)[:, 0]
+        logits = _score(model, hidden, execution)
         new = replace(state, cache=cache, logits=logits, drawn=state.drawn + 1, alive=alive)
         return i + 1, new.hold(execution.placement), out
 
     _, state, out = lax.while_loop(go_on, step, (jnp.int32(0), state, out))
     tokens, logprobs, routes, there = out
     return state, (tokens, logprobs, routes, there, state.alive)
+
+
+def _score(model: Llama4, hidden: Float[Array, "b 1 d"], execution: Execution) -> Float[Array, "b v"]:
+    """Logits of the next token; on a mesh each device has those of its part of the vocabulary first."""
+    logits, place = model.logits(hidden), execution.placement
+    return (logits if place is None else place.hold(logits, ("b", "t", "v")))[:, 0]

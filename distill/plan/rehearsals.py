@@ -145,16 +145,18 @@ def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[Any
     key = spread(jax.eval_shape(lambda: jax.random.key(0)))
     prompt = max(stage.length + 1 - stage.tokens, 1)
     enough = array((), jnp.int32, everywhere)
-    # Layers are taken out of the stack that was published, and that stays.
-    held = {"published weights": published, "weights made ready": ready, "slots": state}
-    if execution.unroll < part.model.periods:
-        del held["published weights"]
+    held = {"weights": ready, "slots": state}
     common: dict[str, Any] = {
         "mesh": mesh, "role": "sampler", "copies": len(crew),
         "touched": bytes_of(ready) + bytes_of(state.cache),
+        # Layers are taken out of the stack that was published, and that stays.
+        "kept": {"published weights": published} if apart and mesh.size > 1 else {},
         "notes": ("of a loop whose length only the run knows, one turn is counted, and it runs as often as needed",),
     }  # fmt: skip
-    work: dict[str, Any] = {"model": part.model, "kind": "forward", "execution": execution}
+    work = lambda tokens, context: Work(  # noqa: E731
+        model=part.model, kind="forward", tokens=tokens, context=context,
+        execution=execution.steady(part.model, tokens),
+    )  # fmt: skip
     return (
         Program(
             name=f"{stage.name}: prompts are read", lower=lambda: samplers._read.lower(
@@ -162,7 +164,7 @@ def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[Any
             ),
             held={**held, "requests": (tokens, numbers, key)},
             turns=stage.rows / len(crew) / sampler.refill * -(-prompt // sampler.piece),
-            work=(Work(tokens=sampler.refill * sampler.piece, context=prompt, **work),), **common,
+            work=(work(sampler.refill * sampler.piece, prompt),), **common,
         ),
         Program(
             name=f"{stage.name}: tokens are drawn", lower=lambda: samplers._decode.lower(
@@ -170,7 +172,7 @@ def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[Any
             ),
             held={**held, "slots that may end": enough},
             turns=float(-(-stage.rows // (len(crew) * sampler.slots)) * stage.tokens),
-            work=(Work(tokens=sampler.slots, context=stage.length, **work),), **common,
+            work=(work(sampler.slots, stage.length),), **common,
         ),
     )  # fmt: skip
 
