@@ -34,7 +34,8 @@ class Sampler:
     stride: tokens that are drawn before the host looks again; it looks earlier where enough slots are free to refill.
     stop: tokens that end a completion. seed: of all chance. routes: say which experts every token was sent to.
     execution: as for the model, which is made ready for it first (see `make_ready`). Without a dispatch it takes one
-        that gives each token its own arithmetic, whoever else goes to its expert.
+        that gives each token its own arithmetic, whoever else goes to its expert. With a placement it draws on a mesh:
+        weights lie by its rules (`distill.mesh.resting`), and each device has its rows of the slots, and its heads.
     """
 
     slots: int = 32

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -69,8 +69,9 @@ class Slots:
             return Spec(*[None] * len(letters)) if placement is None else placement.spec(letters, leaf.shape)
 
         of_cache, of_row = partial(lay, CACHE), partial(lay, ("b",))
-        return Slots(
-            cache=Cache(
+        slots, cache = (cast(Any, each) for each in (Slots, Cache))  # of specs, where arrays are expected
+        return slots(
+            cache=cache(
                 keys=tuple(map(of_cache, self.cache.keys)),
                 values=tuple(map(of_cache, self.cache.values)),
                 lengths=of_row(self.cache.lengths),

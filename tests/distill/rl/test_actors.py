@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from distill.loop import Interrupted
 from distill.mesh import Mesh
@@ -77,8 +78,8 @@ def test_what_is_published_to_devices_of_others_is_at_rest_there():
     publisher = Publisher(mesh)
     publisher.publish(0, weights())
     model = publisher.get(0).model
-    assert model.head[...].sharding.spec == (None, ("tensor",))
-    assert model.periods.blocks[0].attention.q[...].sharding.spec == (None, None, ("tensor",), None)
+    assert model.head[...].sharding.spec == PartitionSpec(None, "tensor")
+    assert model.periods.blocks[0].attention.q[...].sharding.spec == PartitionSpec(None, None, "tensor", None)
 
 
 def test_whoever_draws_apart_on_several_devices_drops_no_token_and_has_weights_at_rest():
