@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from distill.loop import Interrupted
-from distill.mesh import Mesh
+from distill.mesh import Mesh, resting
 from distill.rl.actors import Team, Threads
 from distill.rl.loop import run_reinforcement
 from distill.rl.part import Part
@@ -84,8 +84,9 @@ def test_what_is_published_to_devices_of_others_is_at_rest_there():
 
 def test_whoever_draws_apart_on_several_devices_drops_no_token_and_has_weights_at_rest():
     asked = part(sampler=Sampler(execution=Execution(dispatch=Capacity())))
-    several = asked.apart(Mesh(expert=2, first=1).build()).execution
-    assert several.dispatch is None and several.placement.stored == () and several.unroll == MODEL.periods
+    mesh = Mesh(expert=2, first=1).build()
+    several = asked.apart(mesh).execution
+    assert several.dispatch is None and several.placement == resting(mesh) and several.unroll == MODEL.periods
     assert asked.apart(Mesh(first=1).build()) is asked.sampler
 
 
