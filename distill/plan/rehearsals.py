@@ -153,9 +153,9 @@ def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[Any
         "kept": {"published weights": published} if apart and mesh.size > 1 else {},
         "notes": ("of a loop whose length only the run knows, one turn is counted, and it runs as often as needed",),
     }  # fmt: skip
-    work = lambda tokens, context: Work(  # noqa: E731
+    work = lambda tokens, context, heads: Work(  # noqa: E731
         model=part.model, kind="forward", tokens=tokens, context=context,
-        execution=execution.steady(part.model, tokens),
+        heads=heads, execution=execution.steady(part.model, tokens),  # a head is asked at the end of a prompt
     )  # fmt: skip
     return (
         Program(
@@ -164,7 +164,7 @@ def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[Any
             ),
             held={**held, "requests": (tokens, numbers, key)},
             turns=stage.rows / len(crew) / sampler.refill * -(-prompt // sampler.piece),
-            work=(work(sampler.refill * sampler.piece, prompt),), **common,
+            work=(work(sampler.refill * sampler.piece, prompt, 0),), **common,
         ),
         Program(
             name=f"{stage.name}: tokens are drawn", lower=lambda: samplers._decode.lower(
@@ -172,7 +172,7 @@ def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[Any
             ),
             held={**held, "slots that may end": enough},
             turns=float(-(-stage.rows // (len(crew) * sampler.slots)) * stage.tokens),
-            work=(work(sampler.slots, stage.length),), **common,
+            work=(work(sampler.slots, stage.length, 1),), **common,
         ),
     )  # fmt: skip
 
