@@ -11,8 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
-from jax.experimental.layout import Format, Layout
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -39,6 +37,16 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 STORED = ("d", "w", "a")
 """letters along which weights are cut to be kept alone"""
+RESTING: dict[str, tuple[str, ...]] = {
+    **{letter: axes for letter, axes in RULES.items() if letter not in (*STORED, "t")},
+    "v": ("tensor",),  # nobody gathers a vocabulary either
+    "n": ("data", "fsdp", "expert", "tensor"),  # rows of logits: a token is drawn on one device, by all of its row
+}
+"""of whoever decodes: no weight is cut to be gathered, as each token would wait for it; a piece of a prompt is whole
+
+Rows, where there are many, take the axes of "b", and each sees its own part of the cache; the columns of few rows lie
+along the axes that are left. Experts stay on theirs, heads and hidden channels on those of "tensor".
+"""
 
 
 @dataclass(frozen=True)
@@ -149,8 +157,8 @@ def placement(mesh: jax.sharding.Mesh) -> Placement:
 
 
 def resting(mesh: jax.sharding.Mesh) -> Placement:
-    """The rules for decoding: no weight is cut to be gathered, as a token would wait for all of them."""
-    return Placement(mesh, tuple((letter, axes) for letter, axes in RULES.items() if letter not in STORED), ())
+    """The rules for decoding."""
+    return Placement(mesh, tuple(RESTING.items()), ())
 
 
 def executed(execution: Execution, mesh: jax.sharding.Mesh) -> Execution:
@@ -172,41 +180,12 @@ def shardings(mesh: jax.sharding.Mesh, tree: PyTree, rules: Placement | None = N
     `jax.jit(tx.init)` loses the sharding of optimizer moments; moments keep the parameters' letters, so naming the
     whole tree's shardings and creating it in one jitted call keeps both.
     """
-    rules = placement(mesh) if rules is None else rules
-
-    def place(leaf: object) -> PyTree:
-        if isinstance(leaf, nnx.Variable):
-            axes = tuple(leaf.get_metadata().get("axes", ()))
-            return jax.tree.map(lambda array: rules.sharding(axes, array.shape), leaf)
-        return NamedSharding(mesh, PartitionSpec())
-
-    return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    return (placement(mesh) if rules is None else rules).shardings(tree)
 
 
 def formats(mesh: jax.sharding.Mesh, tree: PyTree, rules: Placement | None = None) -> PyTree:
-    """Shardings of a tree and, on a TPU, the order in which numbers lie: a state is born so, and stays so.
-
-    There gate and up of a feed-forward lie one after the other: side by side they were copied before they were read,
-    which took as much memory again as the weights.
-    """
-    places = shardings(mesh, tree, rules)
-    if mesh.devices.flat[0].platform != "tpu":
-        return places
-
-    def lay(leaf: object, place: PyTree) -> PyTree:
-        axes = tuple(leaf.get_metadata().get("axes", ())) if isinstance(leaf, nnx.Variable) else ()
-        if "2" not in axes:
-            return place
-        return jax.tree.map(lambda array, sharding: Format(_swapped(axes, array.ndim), sharding), leaf, place)
-
-    return jax.tree.map(lay, tree, places, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-
-
-def _swapped(axes: tuple[str, ...], rank: int) -> Layout:
-    """The pair before what it is a pair of."""
-    order, place = list(range(rank)), rank - len(axes) + axes.index("2")
-    order[place - 1], order[place] = order[place], order[place - 1]
-    return Layout(tuple(order))
+    """Shardings of a tree and, on a TPU, the order in which numbers lie: a state is born so, and stays so."""
+    return (placement(mesh) if rules is None else rules).formats(tree)
 
 
 def kept(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:

@@ -8,17 +8,15 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from models.attention import Attention
-from models.cache_split import see_token, split_columns
+from models.cache_split import see
 from models.config import SCOUT, Config, Layer
 from models.execution import Execution
 from models.layers import Rotation
 from models.layout import Layout
 from models.llama4 import Llama4, Period
 from models.moe import Bias, Routes, Routing, in_order
-from models.pairs import attend_by_head
 
 
 @jax.tree_util.register_dataclass
@@ -136,64 +134,17 @@ def _extend_period(
     keys, values, routings, routes = list(cache.keys), list(cache.values), [], []
     for j, (layer, block) in enumerate(zip(period.pattern, period.blocks, strict=True)):
         normed = block.attention_norm(x)
-        past = i, keys[j], values[j]
-        y, keys[j], values[j] = _see(block.attention, normed, layer.rope, layout, rotation, *past, execution)
+        q, k, v = block.attention.project(normed, layer.rope, layout, rotation)
+        chunk, past = block.attention.config.chunk if layer.rope else None, (i, keys[j], values[j])
+        y, keys[j], values[j] = see(execution.placement, chunk, q, k, v, layout, *past)
         own_bias = bias[len(routings)] if layer.moe and bias is not None else None
-        between = x + y
+        between = execution.hold(x + block.attention.gather(y))
         x, routing = block.feed(between, layout.valid, own_bias, execution.sending())
+        x = execution.hold(x)
         if routing is not None:
             routings.append(routing)
             routes.append(block.choices(between, own_bias))  # the same product again: the compiler takes it once
     return (x, replace(cache, keys=tuple(keys), values=tuple(values))), (routings, routes)
-
-
-def _see(
-    attention: Attention,
-    x: Float[Array, "b t d"],
-    rope: bool,
-    layout: Layout,
-    rotation: Rotation,
-    i: Int[Array, ""],
-    keys: Float[Array, "p b k s c"],
-    values: Float[Array, "p b k s c"],
-    execution: Execution,
-) -> tuple[Float[Array, "b t d"], Float[Array, "p b k s c"], Float[Array, "p b k s c"]]:
-    """Attention of period i over the past and the piece, and the past with the piece in it."""
-    q, k, v = attention.project(x, rope, layout, rotation)
-    place = execution.placement
-    if place is not None and x.shape[1] == 1 and split_columns(place, keys.shape):
-        own = layout.positions, layout.valid.astype(jnp.int32)
-        y, keys, values = see_token(place, q, k, v, *own, i, keys, values)
-        return attention.gather(y), keys, values
-    rows, where = jnp.arange(x.shape[0])[:, None], _slots(layout, keys.shape[3])
-    old_keys, old_values = keys[i], values[i]
-    keys = keys.at[i, rows, :, where].set(k, mode="drop")
-    values = values.at[i, rows, :, where].set(v, mode="drop")
-    if rope and x.shape[1] > 1:
-        # The piece may take the place of what its own first tokens still see: they see the ring as it was.
-        k, v = rearrange([k, v], "two b t k c -> two b k t c")
-        k, v = jnp.concatenate([old_keys, k], axis=2), jnp.concatenate([old_values, v], axis=2)
-        visible = _see_ring_and_piece(layout, old_keys.shape[2], attention.config.chunk)
-    else:
-        k, v = keys[i], values[i]
-        visible = jnp.arange(k.shape[2]) <= (layout.positions % k.shape[2])[..., None]
-    return attention.gather(attend_by_head(q, k, v, visible)), keys, values
-
-
-def _slots(layout: Layout, s: int) -> Int[Array, "b t"]:
-    """The slot of each token among s; out of bounds for padding, and for what the same piece would overwrite."""
-    end = layout.positions[:, :1] + jnp.sum(layout.valid, axis=1, keepdims=True)
-    return jnp.where(layout.valid & (layout.positions >= end - s), layout.positions % s, s)
-
-
-def _see_ring_and_piece(layout: Layout, s: int, chunk: int) -> Bool[Array, "b t s"]:
-    """Which of the s slots of a ring, as it was before the piece, and of the piece itself, each of its tokens sees."""
-    rooms = layout.positions // chunk
-    held = jnp.arange(s) < layout.positions[:, :1] % chunk
-    ring = (rooms == rooms[:, :1])[..., None] & held[:, None]
-    columns = jnp.arange(rooms.shape[1])
-    piece = (rooms[:, :, None] == rooms[:, None]) & (columns <= columns[:, None])
-    return jnp.concatenate([ring, piece], axis=-1)
 
 
 def main() -> None:

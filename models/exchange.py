@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
-from models.capacity import Capacity, answer, fill, place_in_slots, take_back
+from models.capacity import Capacity, Slots, answer, fill, place_in_slots, take_back
 from models.dispatch import Dispatch
 from models.placement import Placement, along
+from models.rounds import Rounds, take_turns
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Exchange:
 
     With `Capacity` every device sends a fixed number of places for each expert, and what is beyond is dropped as by
     `Capacity` itself, counted on each device alone. With any other dispatch nothing is dropped: a device has room for
-    all tokens that could come, and `dispatch` pays for those that do.
+    all tokens that could come, and `dispatch` pays for those that do. With `Rounds` it has room for somewhat more than
+    an even share, and what is beyond comes in another round.
     """
 
     placement: Placement
@@ -79,6 +81,8 @@ def _local(
         y = dispatch(flat, ids, scores, gate_up, down)
     elif isinstance(dispatch, Capacity):
         y = _by_capacity(there, dispatch, flat, ids, scores, gate_up, down)
+    elif isinstance(dispatch, Rounds):
+        y = _in_rounds(there, dispatch, flat, ids, scores, gate_up, down)
     else:
         y = _dropless(there, dispatch, flat, ids, scores, gate_up, down)
     # Each device has answered with its part of the hidden channels.
@@ -95,6 +99,23 @@ def _by_capacity(there: _There, dispatch: Capacity, x, ids, scores, gate_up, dow
     back = rearrange(answers, "e (h c) d -> h e c d", h=there.hosts)
     found = jax.lax.all_to_all(back, there.experts, 0, 0, tiled=True)
     return take_back(rearrange(found, "h e c d -> (h e) c d"), slots, scores.shape)
+
+
+def _in_rounds(there: _There, dispatch: Rounds, x, ids, scores, gate_up, down) -> Float[Array, "n d"]:
+    """As many exchanges, of a few places for each pair of devices, as the one with the most to send needs."""
+    own, choice = gate_up.shape[0], rearrange(ids, "n r -> (n r)")
+
+    def ask(sent: Array, slots: Slots) -> Array:
+        expert = jnp.where(slots.filled, jnp.take(choice, slots.choice, mode="clip") % own, own)
+        came, asked = (jax.lax.all_to_all(each, there.experts, 0, 0, tiled=True) for each in (sent, expert))
+        rows, asked = rearrange(came, "h c d -> (h c) d"), rearrange(asked, "h c -> (h c) 1")
+        answers = dispatch(rows, asked, jnp.ones(asked.shape, scores.dtype), gate_up, down)
+        back = rearrange(answers, "(h c) d -> h c d", h=there.hosts)
+        return jax.lax.all_to_all(back, there.experts, 0, 0, tiled=True)
+
+    room = min(ids.size, Rounds.suited(ids.size, there.hosts).rows)
+    agree = lambda longest: jax.lax.pmax(longest, there.experts)  # noqa: E731
+    return take_turns(x, ids // own, scores, there.hosts, room, ask, agree)
 
 
 def _dropless(there: _There, dispatch: Dispatch, x, ids, scores, gate_up, down) -> Float[Array, "n d"]:

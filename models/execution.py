@@ -1,6 +1,6 @@
 """Execution: how to run a model, not what it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import jax
@@ -9,14 +9,16 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from models.across import Gather, Ring
+from models.config import Config
 from models.context import Sight
 from models.exchange import Exchange
 from models.flash import Attend
 from models.flash import suited as suited_attention
 from models.layers import cast
-from models.moe import Dispatch, suited
+from models.moe import Dispatch, steady, suited
 from models.placement import Placement
 from models.remat import Everything, Inputs, Products
+from models.rounds import Rounds
 from models.taps import Tapped
 
 T = TypeVar("T", bound=nnx.Module)
@@ -98,6 +100,19 @@ class Execution:
         """How tokens get to their experts, here."""
         own = suited(self.platform) if self.dispatch is None else self.dispatch
         return own if self.placement is None else Exchange(self.placement, own)
+
+    def steady(self, config: Config, tokens: int) -> "Execution":
+        """The same for a sampler, of so many tokens at a time.
+
+        Without a dispatch it takes one in which the answer to a token does not depend on the others: on a mesh, where a
+        device has few rows for each of its experts, `Rounds` (but on a CPU, whose own is as good for few).
+        """
+        if self.dispatch is not None:
+            return self
+        alone = self.placement is None or self.platform == "cpu"
+        return replace(
+            self, dispatch=steady(self.platform) if alone else Rounds.suited(tokens * config.top_k, config.experts)
+        )
 
     def seeing(self) -> Sight:
         """How tokens see each other, here."""

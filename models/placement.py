@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
+from jax.experimental.layout import Format, Layout
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 from jaxtyping import Array, Float, Int
@@ -63,6 +65,36 @@ class Placement:
         """The same as a sharding."""
         return NamedSharding(self.mesh, self.spec(letters, shape))
 
+    def format(self, letters: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding | Format:
+        """The same and, on a TPU, the order in which numbers lie.
+
+        There gate and up of a feed-forward lie one after the other: side by side they were copied before they were
+        read, which took as much memory again as the weights.
+        """
+        place = self.sharding(letters, shape)
+        if self.platform != "tpu" or "2" not in letters:
+            return place
+        order, pair = list(range(len(shape))), len(shape) - len(letters) + letters.index("2")
+        order[pair - 1], order[pair] = order[pair], order[pair - 1]
+        return Format(Layout(tuple(order)), place)
+
+    def shardings(self, tree: Any) -> Any:
+        """How the arrays of a tree lie, abstract or not: parameters by their letters, all else whole everywhere."""
+        return self._by_letters(self.sharding, tree)
+
+    def formats(self, tree: Any) -> Any:
+        """The same as `format` says."""
+        return self._by_letters(self.format, tree)
+
+    def _by_letters(self, place: Callable[..., Any], tree: Any) -> Any:
+        def one(leaf: object) -> Any:
+            if isinstance(leaf, nnx.Variable):
+                axes = tuple(leaf.get_metadata().get("axes", ()))
+                return jax.tree.map(lambda array: place(axes, array.shape), leaf)
+            return NamedSharding(self.mesh, Spec())
+
+        return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
     def hold(self, x: Array, letters: tuple[str, ...]) -> Array:
         """Keeps an array, and its gradient, where its letters say."""
         return jax.lax.with_sharding_constraint(x, self.sharding(letters, x.shape))
@@ -102,10 +134,13 @@ class Placement:
     def look_up(self, table: Float[Array, "v d"], ids: Int[Array, "b t"], dtype: str) -> Float[Array, "b t d"]:
         """Rows of a table that is cut along d: ids travel, then the slices of the rows that were found.
 
-        Neither the table nor its gradient is ever whole on a device.
+        Of one that is cut along v, as those who decode have it, every device gives the rows that it has. Neither the
+        table nor its gradient is ever whole on a device.
         """
-        width = along(self.spec(("d",), table.shape[1:])[0])
+        words, width = (along(cut) for cut in self.spec(("v", "d"), table.shape))
         rows, columns = (self.spec(("b", "t"), ids.shape)[n] for n in (0, 1))
+        if words:
+            return self._look_up_words(words, table, ids, dtype)
         if not width:
             return self.hold(table[ids].astype(dtype), ("b", "t", "d"))
 
@@ -118,6 +153,17 @@ class Placement:
 
         specs = Spec(None, width), Spec(rows, columns)
         call = jax.shard_map(find, mesh=self.mesh, in_specs=specs, out_specs=Spec(rows, columns), check_vma=False)
+        return call(table, ids)
+
+    def _look_up_words(self, words: tuple[str, ...], table: Array, ids: Array, dtype: str) -> Array:
+        def find(table: Array, ids: Array) -> Array:
+            own = ids - jax.lax.axis_index(words) * table.shape[0]
+            here = (own >= 0) & (own < table.shape[0])
+            found = jnp.take(table, own, axis=0, mode="clip").astype(dtype)
+            return jax.lax.psum(jnp.where(here[..., None], found, 0), words)
+
+        rows = Spec(*self.spec(("b", "t"), ids.shape))
+        call = jax.shard_map(find, mesh=self.mesh, in_specs=(Spec(words), rows), out_specs=rows, check_vma=False)
         return call(table, ids)
 
     @property

@@ -1,7 +1,8 @@
 """Ready: a model as decoding wants it, where weights are read over and over and a token at a time."""
 
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
+from typing import Any
 
 import jax
 from einops import rearrange
@@ -22,8 +23,25 @@ def make_ready(
     """The same model for this execution, without what each token would repeat.
 
     In bfloat16 its weights are cast. With `unroll` at its periods or more its layers are copied out of their stack, of
-    which each would else be sliced at every token: faster, for twice the memory of the weights.
+    which each would else be sliced at every token: faster, for twice the memory of the weights. With a placement they
+    lie as its letters say, wherever they come from.
     """
+    if execution.placement is None:
+        return _ready(execution, model, bias)
+    leaves, structure = jax.tree.flatten((model, bias))
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    return _placing(execution, structure, shapes)(model, bias)
+
+
+@lru_cache(maxsize=8)
+def _placing(execution: Execution, structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Any:
+    """The same as one program, for models of these shapes; else every call would compile it anew."""
+    assert execution.placement is not None
+    made = jax.eval_shape(partial(_ready, execution), *jax.tree.unflatten(structure, shapes))
+    return jax.jit(partial(_ready, execution), out_shardings=execution.placement.formats(made))
+
+
+def _ready(execution: Execution, model: Llama4, bias: Float[Array, "p m e"] | None) -> Weights:
     if execution.dtype != "float32":
         model = _narrow(model, execution.dtype)
     if execution.unroll >= model.config.periods > 1:

@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from models.cache import Cache, extend
 from models.execution import Execution
 from models.llama4 import Llama4
-from models.moe import steady
 from models.ready import Weights, make_ready
 from models.request import Completion, Request, stack_images
 from models.sampling import Sampling
@@ -35,7 +34,8 @@ class Sampler:
     stride: tokens that are drawn before the host looks again; it looks earlier where enough slots are free to refill.
     stop: tokens that end a completion. seed: of all chance. routes: say which experts every token was sent to.
     execution: as for the model, which is made ready for it first (see `make_ready`). Without a dispatch it takes one
-        that gives each token its own arithmetic, whoever else goes to its expert.
+        that gives each token its own arithmetic, whoever else goes to its expert. With a placement it draws on a mesh:
+        weights lie by its rules (`distill.mesh.resting`), and each device has its rows of the slots, and its heads.
     """
 
     slots: int = 32
@@ -95,7 +95,7 @@ class Sampler:
         """
         config, waiting, more = model.config, iter(requests), True
         weights = make_ready(model, bias, self.execution)
-        state = _start(weights[0].config, self.slots, self.capacity, self.execution.dtype)
+        state = _start(weights[0].config, self.slots, self.capacity, self.execution.dtype, self.execution.placement)
         held: dict[int, Request] = {}
         before: dict[int, np.ndarray] = {}
         while True:
@@ -145,12 +145,8 @@ class Sampler:
         config = model.config
         return config.periods * config.moe_per_period if self.routes else 0, config.top_k
 
-    def _steady(self) -> Execution:
-        dispatch = steady(self.execution.platform) if self.execution.dispatch is None else self.execution.dispatch
-        return replace(self.execution, dispatch=dispatch)
 
-
-_start = jax.jit(Slots.create, static_argnums=(0, 1, 2, 3))
+_start = jax.jit(Slots.create, static_argnums=(0, 1, 2, 3, 4))
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -168,7 +164,8 @@ def _read(
     Returns the slots, and where the tokens went; of no layer, if nobody asks.
     """
     (model, bias), (slots, lengths, prompts, samples, limits) = weights, numbers
-    execution, (rows, n) = sampler._steady(), tokens.shape
+    rows, n = tokens.shape
+    execution = sampler.execution.steady(model.config, rows * sampler.piece)
     cache = Cache.create(model.config, rows, sampler.capacity, execution.dtype)
     whole = None
     if images is not None:
@@ -199,12 +196,12 @@ def _read(
     new = Slots(
         cache=cache,
         keys=jax.vmap(jax.random.fold_in)(chance, samples),
-        logits=model.logits(last[:, None])[:, 0],
+        logits=_score(model, last[:, None], execution),
         drawn=jnp.zeros_like(limits),
         limits=limits,
         alive=limits > 0,
     )
-    return state.put(new, slots), routes
+    return state.put(new, slots, execution.placement), routes
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -218,7 +215,8 @@ def _decode(
     Returns tokens, log-probabilities, routes, which of them are there, and which slots go on. The last token of a
     completion is not read, and goes nowhere: -1.
     """
-    (model, bias), execution, stop = weights, sampler._steady(), jnp.asarray(sampler.stop, jnp.int32)
+    (model, bias), stop = weights, jnp.asarray(sampler.stop, jnp.int32)
+    execution = sampler.execution.steady(model.config, sampler.slots)
     # A patch that was drawn would be read as part of an image by whoever reads the row again.
     patch = None if model.config.vision is None else model.config.vision.patch_token
     shape = (sampler.stride, sampler.slots)
@@ -232,7 +230,7 @@ def _decode(
     def step(carry: tuple[Array, Slots, tuple[Array, ...]]) -> tuple[Array, Slots, tuple[Array, ...]]:
         i, state, out = carry
         uniform = jax.vmap(lambda key, n: jax.random.uniform(jax.random.fold_in(key, n)))(state.keys, state.drawn)
-        tokens, logprobs = sampler.sampling(state.logits, uniform, patch)
+        tokens, logprobs = sampler.sampling.draw(execution.placement, state.logits, uniform, patch)
         stopped = jnp.any(tokens[:, None] == stop, axis=-1)
         alive = state.alive & ~stopped & (state.drawn + 1 < state.limits)
         layout = state.cache.place(alive.astype(jnp.int32), 1)
@@ -241,9 +239,16 @@ def _decode(
         went = jnp.where(alive[:, None, None], went[:, 0, : kept[0]], -1)
         new = tokens, logprobs, went, state.alive
         out = tuple(old.at[i].set(each) for old, each in zip(out, new, strict=True))
-        logits = model.logits(hidden)[:, 0]
-        return i + 1, replace(state, cache=cache, logits=logits, drawn=state.drawn + 1, alive=alive), out
+        logits = _score(model, hidden, execution)
+        new = replace(state, cache=cache, logits=logits, drawn=state.drawn + 1, alive=alive)
+        return i + 1, new.hold(execution.placement), out
 
     _, state, out = lax.while_loop(go_on, step, (jnp.int32(0), state, out))
     tokens, logprobs, routes, there = out
     return state, (tokens, logprobs, routes, there, state.alive)
+
+
+def _score(model: Llama4, hidden: Float[Array, "b 1 d"], execution: Execution) -> Float[Array, "b v"]:
+    """Logits of the next token; on a mesh each device has those of its part of the vocabulary first."""
+    logits, place = model.logits(hidden), execution.placement
+    return (logits if place is None else place.hold(logits, ("b", "t", "v")))[:, 0]

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax.numpy as jnp
 from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
+
+from models.placement import Placement
 
 BLOCK = 128  # weights that the search for a token adds up one by one; blocks before it count as wholes
 
@@ -56,6 +59,19 @@ class Sampling:
         tokens = invert(self.keep(weights), uniform) if self.temperature else jnp.argmax(able, axis=-1)
         chosen = jnp.take_along_axis(scaled - best, tokens[:, None], axis=-1)[:, 0]
         return tokens.astype(jnp.int32), chosen - total
+
+    def draw(
+        self,
+        placement: Placement | None,
+        logits: Float[Array, "b v"],
+        uniform: Float[Array, " b"],
+        never: int | None = None,
+    ) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
+        """The same on a mesh, where each device draws for rows of its own."""
+        if placement is None:
+            return self(logits, uniform, never)
+        own = partial(self, never=never)
+        return placement.split(own, (logits, uniform), (("n", ""), ("n",)), (("n",), ("n",)))
 
     def keep(self, weights: Float[Array, "b v"]) -> Float[Array, "b v"]:
         """The weights of at most 1 that top_k and top_p leave, and 0 for the others."""

@@ -16,6 +16,7 @@ from models.capacity import Capacity
 from models.config import Config
 from models.execution import Execution
 from models.remat import Inputs
+from models.rounds import Rounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,8 @@ def _last_products(model: Config) -> float:
 def _filling(execution: Execution, work: Work, model: Config) -> float:
     """Rows of which routed experts make products, over tokens times top_k."""
     dispatch, place = execution.dispatch, execution.placement
+    if isinstance(dispatch, Rounds):  # of one round; each expert's are on one device
+        return dispatch.rows * model.experts / (work.tokens / work.parts * model.top_k)
     if not isinstance(dispatch, Capacity) or place is None:
         return 1.0
     choices = int(work.tokens / work.parts * model.top_k / place.parts("b") / place.parts("t"))

@@ -43,12 +43,12 @@ def rows(program: Program, compiled: Compiled, beside: float) -> list[dict[str, 
 
 
 def beside(program: Program, programs: Sequence[Program]) -> float:
-    """Bytes that a device keeps for other programs while this one runs; batches come and go."""
+    """Bytes that a device keeps beside what a program is given, for it or for others; batches come and go."""
     where = {device.id for device in program.mesh.devices.flat}
     kept: dict[str, float] = {}
     for other in programs:
         if where & {device.id for device in other.mesh.devices.flat}:
-            kept |= {name: bytes_of(tree) for name, tree in other.held.items() if name not in PASSING}
+            kept |= {name: bytes_of(tree) for name, tree in {**other.kept, **other.held}.items() if name not in PASSING}
     return float(sum(size for name, size in kept.items() if name not in program.held))
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from distill import mesh as meshes
@@ -47,6 +46,8 @@ class Program:
     held: dict[str, PyTree]
     """its arguments, by what they are: trees of abstract arrays with shardings"""
     work: tuple[Work, ...]
+    kept: dict[str, PyTree] = field(default_factory=dict)
+    """what lies on its devices for it, and is not given to it"""
     accumulate: int = 1
     """micro-batches of a step"""
     gradients: dict[str, float] = field(default_factory=dict)
@@ -98,7 +99,7 @@ def _in(model: PyTree, dtype: str) -> PyTree:
 
 def array(shape: Sequence[int], dtype: Any, place: jax.sharding.NamedSharding) -> Any:
     """An abstract array."""
-    return jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype), sharding=place)
+    return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=place)
 
 
 def bytes_of(tree: PyTree) -> float:

@@ -123,16 +123,20 @@ def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[Any
     part = part_of(experiment, stage, experiment.seed)
     crew = (part.home,) if part.own is None else part.own.copies()
     mesh = crew[0].build(devices)
-    execution = on(experiment.execution, mesh)
-    sampler = dataclasses.replace(part.sampler, execution=execution)
+    apart = part.own is not None
+    sampler = part.apart(mesh) if apart else part.sampler
+    rules = meshes.resting(mesh) if apart else meshes.placement(mesh)
+    # What goes by the backend goes by the mesh's devices, though it be one alone.
+    execution = dataclasses.replace(sampler.execution, placement=rules)
+    sampler = dataclasses.replace(sampler, execution=execution)
     born = abstract_weights(part.model, part.biased, mesh)
-    published = abstract_published(born, execution.dtype, mesh)
-    ready = placed(jax.eval_shape(lambda one: make_ready(one.model, one.bias, execution), published), mesh)
+    published = abstract_published(born, execution.dtype, mesh, rules)
+    ready = placed(jax.eval_shape(lambda one: make_ready(one.model, one.bias, execution), published), mesh, rules)
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     spread = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree)  # noqa: E731
-    state = spread(
-        jax.eval_shape(lambda: Slots.create(ready[0].config, sampler.slots, sampler.capacity, execution.dtype))
-    )
+    state = jax.eval_shape(lambda: Slots.create(ready[0].config, sampler.slots, sampler.capacity, execution.dtype))
+    laid = lambda: jax.tree.map(lambda x, cut: array(x.shape, x.dtype, cut), state, state.places(rules))  # noqa: E731
+    state = laid() if apart else spread(state)
     room = -(-sampler.capacity // sampler.piece) * sampler.piece
     tokens, numbers = (
         array((sampler.refill, room), jnp.int32, everywhere),
@@ -140,13 +144,19 @@ def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[Any
     )
     key = spread(jax.eval_shape(lambda: jax.random.key(0)))
     prompt = max(stage.length + 1 - stage.tokens, 1)
-    enough, held = array((), jnp.int32, everywhere), {"published weights": ready, "slots": state}
+    enough = array((), jnp.int32, everywhere)
+    held = {"weights": ready, "slots": state}
     common: dict[str, Any] = {
         "mesh": mesh, "role": "sampler", "copies": len(crew),
         "touched": bytes_of(ready) + bytes_of(state.cache),
+        # Layers are taken out of the stack that was published, and that stays.
+        "kept": {"published weights": published} if apart and mesh.size > 1 else {},
         "notes": ("of a loop whose length only the run knows, one turn is counted, and it runs as often as needed",),
     }  # fmt: skip
-    work: dict[str, Any] = {"model": part.model, "kind": "forward", "execution": execution}
+    work = lambda tokens, context, heads: Work(  # noqa: E731
+        model=part.model, kind="forward", tokens=tokens, context=context,
+        heads=heads, execution=execution.steady(part.model, tokens),  # a head is asked at the end of a prompt
+    )  # fmt: skip
     return (
         Program(
             name=f"{stage.name}: prompts are read", lower=lambda: samplers._read.lower(
@@ -154,7 +164,7 @@ def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[Any
             ),
             held={**held, "requests": (tokens, numbers, key)},
             turns=stage.rows / len(crew) / sampler.refill * -(-prompt // sampler.piece),
-            work=(Work(tokens=sampler.refill * sampler.piece, context=prompt, **work),), **common,
+            work=(work(sampler.refill * sampler.piece, prompt, 0),), **common,
         ),
         Program(
             name=f"{stage.name}: tokens are drawn", lower=lambda: samplers._decode.lower(
@@ -162,7 +172,7 @@ def _drawing(experiment: Experiment, stage: Reinforcement, devices: Sequence[Any
             ),
             held={**held, "slots that may end": enough},
             turns=float(-(-stage.rows // (len(crew) * sampler.slots)) * stage.tokens),
-            work=(Work(tokens=sampler.slots, context=stage.length, **work),), **common,
+            work=(work(sampler.slots, stage.length, 1),), **common,
         ),
     )  # fmt: skip
 

@@ -87,9 +87,9 @@ class Team:
         self.outbox: queue.Queue[Rollouts | Broken | BaseException] = queue.Queue()
         most = None if len(places) == 1 else part.share(len(places))
         self._actors = [
-            Actor(part.sampler, self.publisher.at(number), part.samples, part.limit, most=most,
-                  mesh=None if part.own is None else place, inbox=self.inbox, outbox=self.outbox,
-                  faults=counted)
+            Actor(part.sampler if part.own is None else part.apart(place), self.publisher.at(number), part.samples,
+                  part.limit, most=most, mesh=None if part.own is None else place, inbox=self.inbox,
+                  outbox=self.outbox, faults=counted)
             for number, place in enumerate(places)
         ]  # fmt: skip
 

@@ -73,7 +73,8 @@ def part_of(experiment: Experiment, stage: Reinforcement, seed: int) -> Part:
     sampler = Sampler(
         slots=stage.slots,
         capacity=stage.length + 1,
-        piece=min(stage.length + 1, 16),
+        # Of a long prompt an eighth at a time: the weights are read for each piece.
+        piece=min(stage.length + 1, max(16, (stage.length + 1 - stage.tokens) // 8)),
         stride=stage.tokens,
         sampling=Sampling(temperature=stage.temperature),
         stop=(experiment.tokenizer.end,),

@@ -1,8 +1,11 @@
 """The part of those who draw: all that they are told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from distill.mesh import Mesh
+import jax
+
+from distill.mesh import Mesh, resting
+from models.capacity import Capacity
 from models.config import Config
 from models.sampler import Sampler
 
@@ -25,6 +28,18 @@ class Part:
     """the learner's"""
     own: Mesh | None = None
     """theirs, each copy of the model an actor; None: one actor, on the learner's"""
+
+    def apart(self, mesh: jax.sharding.Mesh) -> Sampler:
+        """The sampler, for a mesh where nobody learns: with weights at rest, if that is of several devices.
+
+        Layers lie one by one there, and no expert drops a token: a capacity is for the even load of a batch.
+        """
+        if mesh.size == 1:
+            return self.sampler
+        own = self.sampler.execution
+        dispatch = None if isinstance(own.dispatch, Capacity) else own.dispatch
+        placed = replace(own, placement=resting(mesh), unroll=self.model.periods, dispatch=dispatch)
+        return replace(self.sampler, execution=placed)
 
     def share(self, actors: int) -> int:
         """Groups that one of so many takes at a time: what fills its slots, and at most its part of a batch."""

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from distill.hold import Bfloat16
-from distill.mesh import shardings
+from distill.mesh import resting, shardings
 from distill.state import Weights
+from models.placement import Placement
 
 PATIENCE, TRIES = 60.0, 3
 """seconds that a copy may take, and copies that are tried, before a publication has failed"""
@@ -24,6 +25,8 @@ Made = TypeVar("Made")
 
 class Publisher:
     """Versions of the weights on the devices of whoever draws. Safe to use from several threads.
+
+    On a mesh where nobody learns weights lie as decoding wants them: at rest, none gathered for a token.
 
     A version is copied, so that the learner may give its buffers to the next step, and is there when all of it is: who
     asks for it before waits. Sharing buffers would not do: `jax.device_put` to where an array already is makes no copy,
@@ -75,7 +78,9 @@ class Publisher:
         own, shapes = set(jax.tree.leaves(copied)[0].devices()), jax.eval_shape(lambda: copied)
         return jax.block_until_ready(
             [
-                copied if own == set(mesh.devices.flat) else jax.device_put(copied, shardings(mesh, shapes))
+                copied
+                if own == set(mesh.devices.flat)
+                else jax.device_put(copied, shardings(mesh, shapes, resting(mesh)))
                 for mesh in self._meshes
             ]
         )
@@ -131,10 +136,15 @@ class Place:
         return self.publisher.get(version, patience, self.number)
 
 
-def abstract_published(weights: Weights, dtype: str, mesh: jax.sharding.Mesh) -> Weights:
-    """Shapes, dtypes and shardings over a mesh of what is published of weights, which may be abstract themselves."""
+def abstract_published(
+    weights: Weights, dtype: str, mesh: jax.sharding.Mesh, rules: Placement | None = None
+) -> Weights:
+    """Shapes, dtypes and shardings over a mesh of what is published of weights, which may be abstract themselves.
+
+    They lie as a learner's do, or by these rules: at rest, where nobody learns.
+    """
     shapes = jax.eval_shape(partial(narrowed, dtype=dtype), weights)
-    places = shardings(mesh, shapes)
+    places = shardings(mesh, shapes, rules)
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
 
 

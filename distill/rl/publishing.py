@@ -14,7 +14,7 @@ import jax
 from jaxtyping import Array
 
 from distill.items import named_leaves
-from distill.mesh import Mesh
+from distill.mesh import Mesh, resting
 from distill.rl.actor import Source
 from distill.rl.publisher import Publisher, abstract_published, in_time
 from distill.state import Weights, abstract_weights
@@ -61,7 +61,7 @@ class Form:
     def shapes(self) -> Weights:
         """Shapes, dtypes and shardings, in the process that asks."""
         mesh = self.mesh.build()
-        return abstract_published(abstract_weights(self.model, self.biased, mesh), self.dtype, mesh)
+        return abstract_published(abstract_weights(self.model, self.biased, mesh), self.dtype, mesh, resting(mesh))
 
     def joined(self, named: Mapping[str, Any]) -> Weights:
         """Weights on the devices of the process that asks, from arrays by their names.

@@ -48,7 +48,7 @@ class Worker:
     def __init__(self, part: Part, mesh: Mesh) -> None:
         settle()
         self._shelf, place = Shelf(), mesh.build()
-        self._actor = Actor(part.sampler, self._shelf, part.samples, part.limit, mesh=place)
+        self._actor = Actor(part.apart(place), self._shelf, part.samples, part.limit, mesh=place)
         self._actor.start()
 
     def ready(self) -> bool:

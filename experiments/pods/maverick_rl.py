@@ -1,8 +1,9 @@
 """Asynchronous reinforcement learning of Maverick, each token judged by a 2T teacher: who lives where, and does it fit?
 
-    python -m distill.plan experiments/pods/maverick_rl.py --topology v5p:4x4x20
+    python -m distill.plan experiments/pods/maverick_rl.py --topology v5p:4x4x24
 
-256 chips learn and hear the teacher; four samplers of 16 chips each draw beside them.
+256 chips learn and hear the teacher; 128 draw beside them, all answers of a batch at once: weights are read from memory
+for each token, so the more rows a reading serves the better.
 """
 
 from distill import AdamW, Mesh, Reinforcement, launch
@@ -10,11 +11,11 @@ from experiments.pods.sizes import experiment, student, teaching
 from models.config import BEHEMOTH, MAVERICK
 
 MESH = Mesh(fsdp=16, expert=16)
-SAMPLERS = Mesh(data=4, expert=16, first=MESH.size)
+SAMPLER = Mesh(expert=16, tensor=8, first=MESH.size)
 LEARNER = student("maverick", MAVERICK, optimizer=AdamW(moments="bfloat16"))
 STAGE = Reinforcement(
-    name="rewarded", learner=LEARNER, steps=1000, groups=64, samples=8, tokens=1024, length=2047, slots=32,
-    actor_on=SAMPLERS, teacher="behemoth", credit=0.01,
+    name="rewarded", learner=LEARNER, steps=1000, groups=64, samples=8, tokens=1024, length=2047, slots=512,
+    actor_on=SAMPLER, teacher="behemoth", credit=0.01,
 )  # fmt: skip
 EXPERIMENT = experiment("maverick_rl", teaching("behemoth", BEHEMOTH, MESH), STAGE, mesh=MESH)
 

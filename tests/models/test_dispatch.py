@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from models.dispatch import sort_by_expert
 from models.moe import Blocks, Dense, Each, Megablox, Ragged, suited
+from models.rounds import Rounds
 
 N, D, F, E = 37, 8, 12, 5
 FAST = {
@@ -89,6 +90,25 @@ loads = pytest.mark.parametrize("ids", LOADS.values(), ids=LOADS.keys())
 def test_the_oracle_is_the_sum_over_experts_written_by_hand(ids):
     given = arrays(ids, ids.shape[0], r=ids.shape[1])
     np.testing.assert_allclose(value(Dense(), *given), by_hand(*given), rtol=1e-5, atol=1e-4)
+
+
+@loads
+def test_rounds_equal_the_oracle_however_many_it_takes(ids):
+    given = arrays(ids, ids.shape[0], r=ids.shape[1])
+    np.testing.assert_allclose(value(Rounds(rows=3), *given), value(Dense(), *given), rtol=1e-5, atol=1e-5)
+
+
+def test_a_token_is_the_same_in_every_bit_in_whichever_round_it_is():
+    x, ids, *rest = arrays(LOADS["all to one"])
+    together = value(Rounds(rows=3), x, ids, *rest)
+    alone = value(Rounds(rows=3), x, jnp.where(jnp.arange(N)[:, None] == 30, ids, E), *rest)
+    np.testing.assert_array_equal(together[30], alone[30])
+
+
+def test_rounds_have_places_for_the_even_share_and_four_deviations_by_eights():
+    assert [Rounds.suited(choices, 128).rows for choices in (1, 512, 8192)] == [8, 16, 96]
+    with pytest.raises(ValueError, match="Rounds.rows is 0; an expert needs at least 1"):
+        Rounds(rows=0)
 
 
 @loads

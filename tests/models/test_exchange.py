@@ -12,7 +12,8 @@ from models.capacity import Capacity
 from models.exchange import Exchange
 from models.moe import Blocks, Dense, Each, Ragged
 from models.placement import Placement
-from tests.models.test_dispatch import arrays, assert_same, value_and_slopes
+from models.rounds import Rounds
+from tests.models.test_dispatch import arrays, assert_same, value, value_and_slopes
 
 B, T, E = 8, 6, 8
 """48 tokens, an expert of which every device of eight has one"""
@@ -64,6 +65,13 @@ def test_so_do_those_that_are_cut_along_their_width_and_their_hidden_channels_to
     cut = Exchange(place(rows=2, experts=2, hidden=2), dispatch)
     for ids in LOADS.values():
         assert_same(value_and_slopes(cut, *given(ids[..., :1])), value_and_slopes(Dense(), *given(ids[..., :1])))
+
+
+def test_rounds_give_the_same_however_many_exchanges_they_take():
+    """All 24 choices of a device go to one other in one load, where a pair has 16 places and an expert 4."""
+    spread = Exchange(place(experts=4, hidden=2), Rounds(rows=4))
+    for ids in LOADS.values():
+        np.testing.assert_allclose(value(spread, *given(ids)), value(Dense(), *given(ids)), rtol=1e-5, atol=1e-5)
 
 
 def test_rows_that_do_not_divide_are_everywhere_and_columns_are_cut():

@@ -95,6 +95,16 @@ def test_to_look_up_is_to_index_in_value_and_gradient(there, width, rows):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def test_a_table_cut_along_its_words_is_looked_up_where_they_are():
+    there = Placement(WIDE.mesh, (("b", ("rows",)), ("v", ("experts",))), ())
+    table, ids = numbers(10, 16), jnp.arange(32).reshape(8, 4) * 5 % 10
+    find = jax.jit(lambda table: there.look_up(table, ids, "float32"))
+    kept = jax.device_put(table, there.sharding(("v", "d"), table.shape))
+    np.testing.assert_array_equal(find(kept), table[ids])
+    text = find.lower(kept).compile().as_text()
+    assert "f32[5,16]" in text and "f32[10,16]" not in text
+
+
 def test_the_table_and_its_gradient_are_never_whole():
     table = jax.device_put(numbers(11, 16), WIDE.sharding(("v", "d"), (11, 16)))
     ids = jnp.arange(32).reshape(8, 4) % 11

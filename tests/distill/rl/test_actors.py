@@ -7,15 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from distill.loop import Interrupted
-from distill.mesh import Mesh
+from distill.mesh import Mesh, resting
 from distill.rl.actors import Team, Threads
 from distill.rl.loop import run_reinforcement
 from distill.rl.part import Part
 from distill.rl.publisher import Publisher
 from distill.rl.ray_actors import RayActors
 from distill.state import Weights
+from models.capacity import Capacity
+from models.execution import Execution
 from models.llama4 import Llama4
 from models.sampler import Sampler
 from tests.distill.rl.begun import MODEL, STAGE, AtLook, finish, opened
@@ -37,8 +40,9 @@ def test_actors_apart_draw_what_one_beside_the_learner_draws_and_a_run_that_was_
     assert lines == alone[1]
 
 
-def test_a_learner_on_two_devices_with_an_actor_cut_over_two_others_ends_where_one_device_does(begun, alone, tmp_path):
-    weights, lines = finish(begun, tmp_path, replace(STAGE, actor_on=Mesh(fsdp=2, first=2)), Mesh(data=2))
+def test_a_learner_on_two_devices_with_an_actor_cut_over_four_others_ends_where_one_device_does(begun, alone, tmp_path):
+    apart = replace(STAGE, actor_on=Mesh(expert=2, tensor=2, first=2))
+    weights, lines = finish(begun, tmp_path, apart, Mesh(data=2))
     for mine, its in zip(weights, alone[0], strict=True):
         np.testing.assert_allclose(mine, its, rtol=1e-5, atol=1e-5)
     assert [line["reward"] for line in lines] == [line["reward"] for line in alone[1]]
@@ -67,6 +71,23 @@ def test_weights_are_published_in_the_dtype_that_the_learner_computes_in():
     model = publisher.get(0).model
     assert model.embed[...].dtype == jnp.bfloat16
     assert model.periods.blocks[0].attention_norm.scale[...].dtype == jnp.float32
+
+
+def test_what_is_published_to_devices_of_others_is_at_rest_there():
+    mesh = Mesh(fsdp=2, tensor=2, first=1).build()
+    publisher = Publisher(mesh)
+    publisher.publish(0, weights())
+    model = publisher.get(0).model
+    assert model.head[...].sharding.spec == PartitionSpec(None, "tensor")
+    assert model.periods.blocks[0].attention.q[...].sharding.spec == PartitionSpec(None, None, "tensor", None)
+
+
+def test_whoever_draws_apart_on_several_devices_drops_no_token_and_has_weights_at_rest():
+    asked = part(sampler=Sampler(execution=Execution(dispatch=Capacity())))
+    mesh = Mesh(expert=2, first=1).build()
+    several = asked.apart(mesh).execution
+    assert several.dispatch is None and several.placement == resting(mesh) and several.unroll == MODEL.periods
+    assert asked.apart(Mesh(first=1).build()) is asked.sampler
 
 
 def part(**changes) -> Part:
