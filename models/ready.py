@@ -41,7 +41,9 @@ def _placing(execution: Execution, structure: Any, shapes: tuple[jax.ShapeDtypeS
     return jax.jit(partial(_ready, execution), out_shardings=execution.placement.formats(made))
 
 
-def _ready(execution: Execution, model: Llama4, bias: Float[Array, "p m e"] | None) -> Weights:
+def _ready(
+    execution: Execution, model: Llama4, bias: Float[Array, "p m e"] | None
+) -> tuple[Llama4, Float[Array, "q l e"] | None]:
     if execution.dtype != "float32":
         model = _narrow(model, execution.dtype)
     if execution.unroll >= model.config.periods > 1:

@@ -11,9 +11,10 @@ import pytest
 from distill import Mesh
 from distill.mesh import placement, resting
 from models.cache import Cache, extend
-from models.cache_split import see_token
+from models.cache_split import see
 from models.config import SCOUT_PICO, tiny
 from models.execution import Execution
+from models.layout import Layout
 from models.llama4 import Llama4
 
 CONFIG = replace(tiny(SCOUT_PICO), chunk=4)
@@ -48,7 +49,8 @@ def test_tokens_are_those_of_one_device(mesh, rules):
 def test_a_row_without_a_token_keeps_its_cache():
     place = placement(Mesh(context=2).build())
     keys, q, k = jnp.zeros((1, 2, 1, 4, 2)), jnp.ones((2, 1, 1, 2)), jnp.ones((2, 1, 1, 2))
-    where = jnp.asarray([[3], [3]]), jnp.asarray([[1], [0]]), jnp.int32(0)
-    _, kept, values = jax.jit(partial(see_token, place))(q, k, k, *where, keys, keys)
+    positions = jnp.asarray([[3], [3]])
+    layout = Layout(positions=positions, segments=jnp.asarray([[1], [0]]), tempering=positions)
+    _, kept, values = jax.jit(partial(see, place, None))(q, k, k, layout, jnp.int32(0), keys, keys)
     for written in (kept, values):
         np.testing.assert_array_equal(written[0, :, 0, :, 0], [[0, 0, 0, 1], [0, 0, 0, 0]])
