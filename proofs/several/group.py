@@ -13,7 +13,7 @@ from distill.supervise import _free_port
 ROOT = Path(__file__).parents[2]
 FILE = Path(__file__).with_name("experiment.py")
 ONE = [sys.executable, str(FILE)]
-BEAT, PATIENCE = 10, 600
+BEAT, PATIENCE = 10, 3600
 """seconds of the heartbeat, and for which a run is waited for"""
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 """compiling is most of what small processes do"""
