@@ -4,9 +4,10 @@
 
 A server of Google Cloud Storage's protocol runs here (peers/google_storage.py, in memory): gcsfs and tensorstore, which
 orbax writes arrays with, speak to it as they would to Google's; only sign-in is left out. A short `experiments/herd.py
---tiny` runs once with `--run` in a folder; then in gs://herd-proof/run, killed at random moments and started again, and
-then to its end, with compiled programs and profiles in the bucket. metrics.jsonl must be equal byte for byte,
-results.json in everything but date and seconds; a second process must be refused the folder while one is at work in it.
+--tiny` runs once with `--run` in a folder; then in gs://herd-proof/run, killed at random moments while it is set up and
+trains and started again, and then to its end, with compiled programs and profiles in the bucket. metrics.jsonl must be
+equal byte for byte, results.json in everything but date and seconds; a second process must be refused the folder while
+one is at work in it.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from etils import epath
@@ -56,6 +58,53 @@ def finish(folder: str) -> float:
     return time.monotonic() - begun
 
 
+def wait(process: subprocess.Popen, what: str, there: Callable[[], bool]) -> None:
+    """Until something is in the bucket.
+
+    Raises:
+      RuntimeError: the run was over before.
+    """
+    while not there():
+        if process.poll() is not None:
+            _, errors = process.communicate()
+            raise RuntimeError(f"the run ended with {process.returncode} and without {what}: {errors[-3000:]}")
+        time.sleep(0.2)
+
+
+def written() -> int:
+    """Lines of metrics in the bucket."""
+    file = epath.Path(RUN) / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def kill(behind: int, pause: float) -> None:
+    """A run, killed so many seconds after so many lines of metrics are in the bucket."""
+    process = start(RUN)
+    wait(process, f"{behind} lines of metrics", lambda: written() >= behind)
+    time.sleep(pause)
+    over = process.poll()
+    process.kill()
+    process.communicate()
+    if over is not None:
+        raise RuntimeError(f"the run was over {pause:.1f} s behind line {behind}, before it was to be killed")
+
+
+def refuse() -> None:
+    """While a run is at work, which ends, another is refused.
+
+    Raises:
+      RuntimeError: it was not, or the first one failed.
+    """
+    one, lease = start(RUN), epath.Path(RUN) / ".lease"
+    wait(one, "a lease of its own", lambda: lease.exists() and f"process {one.pid} " in lease.read_text())
+    other = start(RUN)
+    _, said = other.communicate()
+    _, errors = one.communicate()
+    if other.returncode != 1 or "in use by process" not in said or one.returncode:
+        raise RuntimeError(f"of two at once: {other.returncode} {said[-500:]!r}, {one.returncode} {errors[-3000:]!r}")
+    print(f"a second process was refused: {said.strip().splitlines()[-1]}", flush=True)
+
+
 def prove(kills: int, seed: int, scratch: Path) -> None:
     """The whole proof.
 
@@ -63,26 +112,15 @@ def prove(kills: int, seed: int, scratch: Path) -> None:
       RuntimeError: something differs.
     """
     peace = finish(str(scratch / "here"))
-    print(f"in a folder: {peace:.0f} s")
+    lines = len((scratch / "here" / "metrics.jsonl").read_text().splitlines())
+    print(f"in a folder: {peace:.0f} s, {lines} lines of metrics", flush=True)
     random.seed(seed)
-    for kill in range(kills):
-        process, wait = start(RUN), random.uniform(0.3, 1.1) * peace
-        try:
-            process.wait(wait)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        process.wait()
-        lines = epath.Path(RUN) / "metrics.jsonl"
-        seen = len(lines.read_text().splitlines()) if lines.exists() else 0
-        print(f"kill {kill + 1} after {wait:.0f} s: {seen} lines of metrics in the bucket")
-    one = start(RUN)
-    time.sleep(0.6 * peace)
-    other = start(RUN)
-    _, said = other.communicate()
-    _, errors = one.communicate()
-    if other.returncode != 1 or "in use by process" not in said or one.returncode:
-        raise RuntimeError(f"of two at once: {other.returncode} {said[-500:]!r}, {one.returncode} {errors[-3000:]!r}")
-    print(f"a second process was refused: {said.strip().splitlines()[-1]}")
+    for number in range(kills):
+        behind, pause = number * lines // (kills + 1), random.uniform(0.0, peace / lines)
+        pause += number == 0 and 0.3 * peace  # the first while it is set up
+        kill(behind, pause)
+        print(f"killed {pause:.1f} s behind line {behind}: {written()} lines are in the bucket", flush=True)
+    refuse()
     copy = scratch / "there"
     for file in ("metrics.jsonl", "results.json"):
         copy.mkdir(exist_ok=True)

@@ -81,7 +81,7 @@ def compare(case: str) -> dict[str, float]:
     if images is not None:
         hidden, inputs = model.vision.encode(expected["pixel_values"])
         found["vision, every layer"] = apart(inputs, expected["vision.hidden_states"][:-1])
-        found["vision, adapter"] = apart(model.vision.adapt(hidden), expected["vision.adapter_out"])
+        found["vision, adapter"] = apart(model.vision.adapt(hidden, PLAIN), expected["vision.adapter_out"])
         found["vision, projected"] = apart(model.vision(expected["pixel_values"]), expected["vision.projected"])
     whole = run(model, tokens, None, images)
     found["logits"] = apart(whole, expected["full.logits"])

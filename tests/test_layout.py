@@ -1,4 +1,5 @@
 import ast
+import configparser
 import importlib
 import json
 import re
@@ -145,3 +146,13 @@ def test_an_experiment_that_is_run_by_its_file_imports_no_other():
     assert "herd" in by_file
     for name in by_file:
         assert "from experiments" not in (ROOT / "experiments" / f"{name}.py").read_text(), name
+
+
+def test_what_is_asked_for_is_pinned():
+    """An extra that came after the last `make lock` would be installed in whatever version there is that day."""
+    asked = configparser.ConfigParser()
+    asked.read(ROOT / "setup.cfg")
+    lines = [asked["options"]["install_requires"], *asked["options.extras_require"].values()]
+    wanted = {re.split(r"[\[<>=~! ]", line)[0] for line in "\n".join(lines).splitlines() if line and line[0] != "#"}
+    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert "jax" in wanted and not wanted - set(pinned)

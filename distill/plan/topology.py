@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from distill.plan.chips import CHIPS, TARGETS, Chip
+from distill.chips import CHIPS, Chip
 
 HOST = {
     "TPU_SKIP_MDS_QUERY": "1",  # no metadata server is asked what this machine is
@@ -101,12 +101,11 @@ class Topology:
         prepare()
         try:
             if self.chip.platform == "tpu":
-                found = topologies.get_topology_desc(platform="tpu", topology_name=str(self))
+                found = topologies.get_topology_desc(str(self), "tpu", chip_config_name=self.chip.config)
             else:
-                target = TARGETS[self.chip.name]
                 layout = "x".join(map(str, (1, *self.sizes)))
                 found = topologies.get_topology_desc(
-                    self.chip.name, self.chip.platform, target_config=target, topology=layout
+                    self.chip.name, self.chip.platform, target_config=self.chip.target, topology=layout
                 )
         except Exception as error:
             raise ValueError(f"--topology {self}: the compiler knows no such layout: {_first(error)}") from error

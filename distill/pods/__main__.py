@@ -15,11 +15,10 @@ from pathlib import Path
 
 from distill.place import BUCKET
 from distill.pods.batch import batch
-from distill.pods.chips import Cluster, Slice
 from distill.pods.job import Job, check
 from distill.pods.jobset import jobset
 from distill.pods.queued import queued
-from distill.pods.topology import read_topology
+from distill.pods.topology import Cluster, Slice, read_topology
 from distill.pods.xpk import xpk
 
 
@@ -36,7 +35,7 @@ def generate(job: Job, on: Slice | Cluster, *, hours: int = 24, by_host: bool = 
         return {"slurm.sh": batch(job, on, title, made, hours=hours, by_host=by_host)}, ""
     if not job.home.startswith(BUCKET):
         raise ValueError(f"--bucket {job.home}: hosts of a TPU slice share no folder; name a bucket, gs://BUCKET")
-    title = f"{job.name} on {on.generation.name}:{on.topology}: {on.chips} chips, {on.hosts} hosts ({on.machine})"
+    title = f"{job.name} on {on}: {on.chips} chips, {on.hosts} hosts ({on.machine})"
     files = {"xpk.sh": xpk(job, on, title, made), "jobset.yaml": jobset(job, on, title, made)}
     try:
         files["queued.sh"] = queued(job, on, title, made)

@@ -3,8 +3,8 @@
 Options: https://slurm.schedmd.com/sbatch.html, https://slurm.schedmd.com/scancel.html
 """
 
-from distill.pods.chips import Cluster
 from distill.pods.job import GRACE, Job
+from distill.pods.topology import Cluster
 
 TEXT = r"""#!/bin/bash
 # {title}

@@ -7,8 +7,8 @@ all are made anew, and the run goes on from its last checkpoint.
 
 import json
 
-from distill.pods.chips import Slice
 from distill.pods.job import GRACE, RESTARTS, Job
+from distill.pods.topology import Slice
 
 TEXT = """# {title}
 # {made}
@@ -81,9 +81,9 @@ def jobset(job: Job, on: Slice, title: str, made: str) -> str:
         for name, value in job.environment.items()
     )
     # TPU7x pools are placed by a policy, the others by their topology
-    placement = " --placement-policy=..." if on.generation.runtime is None else f" --tpu-topology={on.topology}"
+    placement = " --placement-policy=..." if on.booking.runtime is None else f" --tpu-topology={on.topology}"
     return TEXT.format(
         title=title, made=made, name=job.name, machine=on.machine, hosts=on.hosts, restarts=RESTARTS, grace=GRACE,
-        placement=placement if on.hosts > 1 else "", label=on.generation.label, topology=on.topology,
+        placement=placement if on.hosts > 1 else "", label=on.booking.label, topology=on.topology,
         spot=SPOT if job.spot else "", image=job.image, command=words, environment=known, chips=on.per_host,
     )  # fmt: skip

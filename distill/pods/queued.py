@@ -5,8 +5,8 @@ Options: https://cloud.google.com/sdk/gcloud/reference/compute/tpus/queued-resou
 
 import shlex
 
-from distill.pods.chips import Slice
 from distill.pods.job import Job
+from distill.pods.topology import Slice
 
 TEXT = r"""#!/bin/bash
 # {title}
@@ -70,12 +70,12 @@ def queued(job: Job, on: Slice, title: str, made: str) -> str:
     Raises:
       ValueError: the Cloud TPU API does not have this generation, or no name for this shape.
     """
-    kind = on.generation
+    name, kind = on.chip.name, on.booking
     if kind.runtime is None:
-        raise ValueError(f"the Cloud TPU API does not have {kind.name}; GKE does (jobset.yaml, xpk.sh)")
+        raise ValueError(f"the Cloud TPU API does not have {name}; GKE does (jobset.yaml, xpk.sh)")
     if kind.named is not None and on.shape not in kind.named:
         raise ValueError(
-            f"the Cloud TPU API names a slice of {kind.name} by its cores, and {on.accelerator} is not known to be "
+            f"the Cloud TPU API names a slice of {name} by its cores, and {on.accelerator} is not known to be "
             f"{on.topology}; GKE takes it (jobset.yaml, xpk.sh)"
         )
     setting = " ".join(f"{name}={shlex.quote(value)}" for name, value in job.environment.items())
@@ -85,7 +85,7 @@ def queued(job: Job, on: Slice, title: str, made: str) -> str:
         f"        echo $! > {job.name}.pid"
     )
     return TEXT.format(
-        title=title, made=made, name=job.name, hosts=on.hosts, home=job.home.rstrip("/"), generation=kind.name,
-        kind=f"--type={kind.name} --topology={on.topology}" if kind.shaped else f"--accelerator-type={on.accelerator}",
+        title=title, made=made, name=job.name, hosts=on.hosts, home=job.home.rstrip("/"), generation=name,
+        kind=f"--type={name} --topology={on.topology}" if kind.shaped else f"--accelerator-type={on.accelerator}",
         runtime=kind.runtime, spot=" --spot" if job.spot else "", start=shlex.quote(start),
     )  # fmt: skip

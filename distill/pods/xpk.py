@@ -2,8 +2,8 @@
 
 import shlex
 
-from distill.pods.chips import Slice
 from distill.pods.job import GRACE, RESTARTS, Job
+from distill.pods.topology import Slice
 
 TEXT = r"""#!/bin/bash
 # {title}
@@ -27,6 +27,6 @@ def xpk(job: Job, on: Slice, title: str, made: str) -> str:
     """The script. Types are named by their shape, which leaves nothing to guess; single chips have no such name."""
     setting = "".join(f"    --env {shlex.quote(f'{name}={value}')} \\\n" for name, value in job.environment.items())
     return TEXT.format(
-        title=title, made=made, name=job.name, kind=f"{on.generation.booked}-{on.topology}", restarts=RESTARTS,
+        title=title, made=made, name=job.name, kind=f"{on.booking.called}-{on.topology}", restarts=RESTARTS,
         grace=GRACE, spot=" --spot" if job.spot else "", setting=setting, line=shlex.quote(job.line),
     )  # fmt: skip

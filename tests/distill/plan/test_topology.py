@@ -2,7 +2,7 @@ import importlib.util
 
 import pytest
 
-from distill.plan.chips import CHIPS
+from distill.chips import CHIPS
 from distill.plan.topology import PLUGINS, Topology
 
 
@@ -48,6 +48,13 @@ def test_without_its_compiler_the_extra_to_install_is_named(name):
         pytest.skip("its compiler is installed")
     with pytest.raises(ValueError, match=rf"{name} is compiled for by .*pip install .*\[{platform}\]"):
         topology.devices()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra tpu)")
+@pytest.mark.parametrize("name", [name for name, chip in CHIPS.items() if chip.platform == "tpu"])
+def test_the_compiler_describes_as_many_devices_of_a_chip_as_are_written_down(name):
+    topology = Topology.parse(f"{name}:{'x'.join(['2', '2', '1'][: CHIPS[name].torus])}")
+    assert len(topology.devices()) == 4 * topology.chip.devices
 
 
 def test_no_chip_says_more_of_its_torus_than_it_has():

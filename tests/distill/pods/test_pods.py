@@ -17,13 +17,13 @@ import jsonschema
 import pytest
 import yaml
 
+from distill.chips import CHIPS
 from distill.pods.__main__ import generate, main
 from distill.pods.batch import batch
-from distill.pods.chips import GENERATIONS, Cluster, Slice
 from distill.pods.job import Job, check
 from distill.pods.jobset import jobset
 from distill.pods.queued import queued
-from distill.pods.topology import read_topology
+from distill.pods.topology import Cluster, Slice, read_topology
 from distill.pods.xpk import xpk
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -213,7 +213,8 @@ def test_a_slurm_job_without_time_is_refused():
 
 def test_names_of_the_longest_job_are_names_to_kubernetes():
     """A pod is called NAME-slice-0-HOST and five letters; labels and host names have 63."""
-    largest = max(one for kind in GENERATIONS.values() for one in (Slice(kind, shape).hosts for shape in kind.shapes))
+    booked = [(chip, chip.booking.shapes) for chip in CHIPS.values() if chip.booking is not None]
+    largest = max(Slice(chip, shape).hosts for chip, shapes in booked for shape in shapes)
     name = Job(experiment="e.py", name="a" * 40, home="gs://some").name
     assert len(f"{name}-slice-0-{largest - 1}-abcde") <= 63
     with pytest.raises(ValueError, match="at most 40 small letters"):
