@@ -61,7 +61,8 @@ def draw_memory(panel: Axes, plans: Sequence[Plan]) -> None:
         available = fit["available"] / 1e9
         panel.plot([available] * 2, [place - 0.42, place + 0.42], color=INK, linewidth=2, solid_capstyle="butt")
         told = f"  {start / 1e9:.0f}" + ("" if fit["fits"] else ": does not fit")
-        panel.text(start / 1e9, place, told, va="center", color=MUTED, fontsize=8)
+        near = 0.9 * available < start / 1e9 < available  # the figure would lie on the line
+        panel.text(available if near else start / 1e9, place, told, va="center", color=MUTED, fontsize=8)
     for group, color in zip((*STACK, REST), (*HUES, LINE), strict=True):
         if any(grouped(program)[group] for _, program in bars):
             panel.barh(0, 0, color=color, label=group)
