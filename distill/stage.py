@@ -176,8 +176,9 @@ class Stage:
     change: Change | None = None
     """what becomes of training batches, such as noise in their labels; None: nothing"""
     readers: int = 1
-    """parts of the corpus that are read apart, each for its part of every batch: of as many processes none tokenises
-    what is another's. What a batch holds follows from this number, not from that of the processes"""
+    """parts of the corpus that are read apart, each for its part of every batch: a process reads those alone of which
+    it holds rows, one where rows lie in the order of processes, several on a TPU's torus. What a batch holds follows
+    from this number, not from that of the processes"""
     images: int = 1
     """images of a row, at most, where documents have some; each becomes one tile"""
     documents: int | None = None
