@@ -138,7 +138,7 @@ class _Attempt:
         if asked.heartbeat is not None:
             known[HEARTBEAT] = str(asked.heartbeat)
         if asked.processes > 1:
-            known |= {COORDINATOR: f"localhost:{_free_port()}", PROCESSES: str(asked.processes)}
+            known |= {COORDINATOR: f"localhost:{free_port()}", PROCESSES: str(asked.processes)}
         self._processes: list[subprocess.Popen[bytes]] = []
         for number, log in enumerate(self._logs):
             own = known | ({PROCESS: str(number)} if asked.processes > 1 else {})
@@ -193,7 +193,8 @@ def _start(command: list[str], known: dict[str, str], log: IO[bytes] | None) -> 
     return subprocess.Popen(following, env=known, stdout=log, stderr=log, start_new_session=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens at, as of now."""
     with socket.socket() as found:
         found.bind(("", 0))
         return found.getsockname()[1]

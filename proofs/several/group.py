@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distill.cluster import COORDINATOR, HEARTBEAT, PROCESS, PROCESSES
 from distill.metrics import read
-from distill.supervise import _free_port
+from distill.supervise import free_port
 
 ROOT = Path(__file__).parents[2]
 FILE = Path(__file__).with_name("experiment.py")
@@ -26,7 +26,7 @@ class Group:
     def __init__(self, command: list[str], count: int, devices: int = 1, supervised: bool = False) -> None:
         flags = f"--xla_force_host_platform_device_count={devices} {FLAGS}"
         known = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, HEARTBEAT: str(BEAT), "PYTHONPATH": str(ROOT)}
-        known |= {COORDINATOR: f"localhost:{_free_port()}", PROCESSES: str(count)} if count > 1 else {}
+        known |= {COORDINATOR: f"localhost:{free_port()}", PROCESSES: str(count)} if count > 1 else {}
         watch = [sys.executable, "-m", "distill.supervise", "--grace", "2", "--"] if supervised else []
         self.processes = [
             subprocess.Popen(

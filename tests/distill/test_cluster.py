@@ -17,7 +17,7 @@ from distill.data.loader import Loader
 from distill.data.portion import Portion
 from distill.rollout import OnPolicy
 from distill.several import check_several
-from distill.supervise import _free_port
+from distill.supervise import free_port
 from tests.distill.small import experiment, stage
 from tests.distill.test_data_loader import MANY
 
@@ -191,7 +191,7 @@ with Checkpoints(sys.argv[1]) as checkpoints:
 @pytest.mark.timeout(120)
 def test_what_two_processes_saved_one_goes_on_from_with_its_place_in_the_data(tmp_path):
     known = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "HERD_HEARTBEAT": "20"}
-    known |= {"HERD_COORDINATOR": f"localhost:{_free_port()}", "HERD_PROCESSES": "2", "XLA_FLAGS": ""}
+    known |= {"HERD_COORDINATOR": f"localhost:{free_port()}", "HERD_PROCESSES": "2", "XLA_FLAGS": ""}
     run = [sys.executable, "-c", TWO, str(tmp_path)]
     both = [
         subprocess.Popen(run, env=known | {"HERD_PROCESS": str(n)}, stderr=subprocess.PIPE, text=True) for n in range(2)

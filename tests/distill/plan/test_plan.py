@@ -117,6 +117,14 @@ def test_a_bar_ends_at_the_peak_and_begins_with_what_is_kept(told):
     assert parts["teacher"] == given["teacher's head"] + given["hidden states of the teacher"]
 
 
+def test_the_figure_of_a_bar_that_all_but_fills_a_chip_stands_behind_the_line(told):
+    (program,) = told["programs"][:1]
+    full = {**told, "programs": [{**program, "fit": {**program["fit"], "available": program["fit"]["bytes"] / 0.95}}]}
+    for one, behind in ((full, 1 / 0.95), ({**told, "programs": [program]}, 1.0)):
+        panel = figure.draw([one]).axes[0]
+        assert panel.texts[0].get_position()[0] == pytest.approx(behind * program["fit"]["bytes"] / 1e9)
+
+
 def test_a_figure_of_nothing_is_refused():
     with pytest.raises(ValueError, match="there is no plan to draw"):
         figure.draw([])
